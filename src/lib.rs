@@ -1,0 +1,58 @@
+//! pinsql: Kafka topics, Kinesis streams and S3 prefixes of JSON into clean Delta Lake tables, with nothing but SQL files
+//! kept in git.
+//!
+//! # The idea
+//!
+//! A **source** has partitions; a partition has ordered positions. An **epoch** is one span per partition, and every epoch
+//! is an ordinary, bounded DataFusion query, planned afresh. `run` is epochs until caught up; so the same file gives the
+//! same table whether it is run once, a hundred times, or killed in between.
+//!
+//! The **epoch log** is the commit point. An epoch writes its data files, which nobody sees; then it puts one entry into
+//! `<table>/_pinsql/<query>/log/`, if absent; then Delta is rolled forward to what the entry names, with the epoch as the
+//! version of a `txn` action. A table and its quarantine share the entry, so they move together. An error of a put means
+//! *unknown*, never *failed*: what lies there afterwards decides.
+//!
+//! # One record's journey
+//!
+//! `source::files` lists the objects that its ledger has not seen, and gets them, hundreds at once. `decode` frames their
+//! text into records and gives each one verdict: a row, or a reject with its reason and its bytes. The rows go through the
+//! plan that `sql` made of the user's query; `stream` judges them by the table's constraints and writes them to files of
+//! the table or of its quarantine; `log` commits, `delta` rolls forward.
+//!
+//! # The floors
+//!
+//! A room uses only rooms on lower floors, and its own parts; a test keeps it so.
+//!
+//! | floor | rooms | what they say |
+//! |---|---|---|
+//! | 0 | [`error`], [`clock`] | what can go wrong, by what to do about it; the only reader of time |
+//! | 1 | [`epoch`], [`report`] | partitions, positions, spans; what a command tells |
+//! | 2 | [`decode`], [`options`], [`store`], [`delta`] | bytes to rows and rejects; options, the leftover is the error; where things lie; the only room that knows deltalake |
+//! | 3 | [`source`], [`log`] | the contract of sources, files and tables as sources; the epoch log |
+//! | 4 | [`sql`] | text to statements, names to sources and tables, queries to plans |
+//! | 5 | [`project`], [`stream`] | `pinsql.toml` and its files; the epoch loop |
+//! | 6 | [`engine`], [`signals`] | the commands: the public API; what ends them |
+//! | 7 | [`output`], [`repl`], [`cli`] | faces; `output` is the only writer to the terminal |
+//!
+//! Two things differ from the founding design. There is no `Sink` trait: a table of Delta is the only sink, and a
+//! trait with one implementor would only hide that. And `delta` stands below the sources, not beside them, because a
+//! table of the lake is a source as well.
+
+pub mod cli;
+pub mod clock;
+pub mod decode;
+pub mod delta;
+pub mod engine;
+pub mod epoch;
+pub mod error;
+pub mod log;
+pub mod options;
+pub mod output;
+pub mod project;
+pub mod repl;
+pub mod report;
+pub mod signals;
+pub mod source;
+pub mod sql;
+pub mod store;
+pub mod stream;

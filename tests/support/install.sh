@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Installs what the tests talk to into a cache outside the clone, and prints one folder per part on standard output.
+#
+#   install.sh [python|moto|spark]...        all three when none is named
+#
+# Progress goes to standard error. The cache is $PINSQL_TEST_CACHE, or else ~/.cache/pinsql-services. A folder's name holds
+# a checksum of the versions below, so that a changed version is installed beside the old one and never over it; a file
+# named `ready` in it says that it is whole. A lock per part lets several processes ask at once.
+set -euo pipefail
+
+cache=${PINSQL_TEST_CACHE:-$HOME/.cache/pinsql-services}
+
+python_packages="deltalake==1.6.6 pyarrow==26.0.1 duckdb==1.5.5 duckdb-extension-delta==1.5.5 duckdb-extension-httpfs==1.5.5 pytz"
+moto_packages="moto[server]==5.2.5"
+spark_packages="pyspark==4.0.0 pyarrow==26.0.1 pandas<3"
+spark_jar="io.delta:delta-spark_2.13:4.0.0"
+
+say() { echo "pinsql tests: $*" >&2; }
+
+# need TOOL PART HOW: fails with what to install.
+need() {
+  command -v "$1" >/dev/null 2>&1 && return
+  say "\`$1\` is missing, and the part \`$2\` of the tests needs it"
+  say "hint: install it ($3), or leave the part out with PINSQL_TEST_WITHOUT=$4"
+  exit 3
+}
+
+# venv FOLDER PART PACKAGE...: a fresh virtual environment with these packages.
+venv() {
+  local folder=$1 part=$2
+  shift 2
+  if ! python3 -m venv "$folder" >&2; then
+    say "python3 cannot make a virtual environment"
+    say "hint: install it (Debian: apt-get install python3-venv), or leave the part out with PINSQL_TEST_WITHOUT=$part"
+    exit 3
+  fi
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@" >&2
+}
+
+install_python() {
+  need python3 python "Debian: apt-get install python3 python3-venv" python
+  # shellcheck disable=SC2086
+  venv "$1" python $python_packages
+}
+
+install_moto() {
+  need python3 s3 "Debian: apt-get install python3 python3-venv" s3
+  # shellcheck disable=SC2086
+  venv "$1" s3 $moto_packages
+}
+
+install_spark() {
+  need python3 spark "Debian: apt-get install python3 python3-venv" spark
+  need java spark "Debian: apt-get install openjdk-17-jre-headless" spark
+  need mvn spark "Debian: apt-get install maven" spark
+  set -f # `<` and `*` in versions are no patterns
+  # shellcheck disable=SC2086
+  venv "$1" spark $spark_packages
+  set +f
+  pom "$1/pom.xml"
+  # Scala and Spark themselves are in the Python package.
+  (cd "$1" && mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory="$1/delta-jars" -DincludeScope=runtime \
+    -DexcludeGroupIds=org.scala-lang,org.apache.spark >&2)
+}
+
+pom() {
+  local group artifact version
+  IFS=: read -r group artifact version <<<"$spark_jar"
+  cat >"$1" <<XML
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>pinsql</groupId><artifactId>test-jars</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>$group</groupId><artifactId>$artifact</artifactId><version>$version</version></dependency>
+  </dependencies>
+</project>
+XML
+}
+
+# part NAME VERSIONS: installs the part when it is not there, then prints its folder.
+part() {
+  local name=$1 folder
+  folder=$cache/$name-$(printf '%s' "$2" | cksum | cut -d' ' -f1)
+  if [ ! -e "$folder/ready" ]; then
+    need flock "$name" "Debian: apt-get install util-linux" "python,s3,spark"
+    mkdir -p "$cache"
+    exec 9>"$cache/$name.lock"
+    flock 9
+    if [ ! -e "$folder/ready" ]; then
+      say "installing $2 into $folder"
+      rm -rf "$folder"
+      "install_$name" "$folder" 9>&-
+      du -sh "$folder" | sed 's/^/pinsql tests: installed /' >&2
+      touch "$folder/ready"
+    fi
+    exec 9>&-
+  fi
+  echo "$folder"
+}
+
+[ $# -gt 0 ] || set -- python moto spark
+for name in "$@"; do
+  case $name in
+    python) part python "$python_packages" ;;
+    moto) part moto "$moto_packages" ;;
+    spark) part spark "$spark_packages $spark_jar" ;;
+    *)
+      say "no part is called \`$name\`: python, moto, spark"
+      exit 2
+      ;;
+  esac
+done
