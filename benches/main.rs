@@ -1,6 +1,6 @@
 //! Speed, as ratios within one run: `cargo bench`. One binary; absolute times depend on the machine and its neighbours.
 //!
-//! `cargo bench -- decode|commits|objects|ledger` measures one of them.
+//! `cargo bench -- decode|commits|objects|ledger|latency|epochs|drain` measures one of them.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,12 +27,17 @@ use pinsql::decode::{Decoder, Envelope, Mode};
 use pinsql::engine::{Engine, RunOptions};
 use pinsql::error::Place;
 use pinsql::project::Invocation;
-use pinsql::report::{EpochReport, Reporter, Summary};
+use pinsql::report::{Condition, EpochReport, Reporter, Summary};
 use pinsql::store::Layer;
 
 #[path = "../tests/support/stores.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod stores;
+
+#[path = "../tests/support/kafka.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod kafka;
+mod topics;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,6 +50,7 @@ impl Reporter for Epochs {
     fn epoch(&self, report: &EpochReport) {
         self.0.lock().unwrap().push(report.elapsed_ms);
     }
+    fn condition(&self, _: &str, _: &Condition<'_>) {}
     fn notice(&self, _: &str, _: Option<&Place>) {}
     fn progress(&self, _: &str, _: u64) {}
     fn rows(&self, _: &SchemaRef, _: &[RecordBatch]) {}
@@ -277,7 +283,19 @@ fn ledger() {
 
 fn main() {
     let wanted = std::env::args().nth(1).filter(|name| !name.starts_with('-'));
-    for (name, bench) in [("decode", decode as fn()), ("commits", commits), ("objects", objects), ("ledger", ledger)] {
+    if wanted.as_deref() == Some("drained") {
+        return topics::drained();
+    }
+    let benches: [(&str, fn()); 7] = [
+        ("decode", decode),
+        ("commits", commits),
+        ("objects", objects),
+        ("ledger", ledger),
+        ("latency", topics::latency),
+        ("epochs", topics::epochs),
+        ("drain", topics::drain),
+    ];
+    for (name, bench) in benches {
         if wanted.as_ref().is_none_or(|wanted| wanted == name) {
             bench();
         }

@@ -8,20 +8,25 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Stopwatch;
-use crate::engine::{Engine, FullRefresh, RunOptions, Stop};
+use crate::engine::{Engine, FullRefresh, RunOptions, Stop, StreamOptions};
 use crate::error::{Error, Result};
+use crate::options::parse_duration;
 use crate::output::{LogWriter, Look, Output};
 use crate::project::{Invocation, read_script};
 use crate::repl;
 use crate::report::{Status, Summary};
 use crate::signals::{Interruption, Signals};
+use crate::source::SlotOf;
 
+/// How long a stream may take to end its epochs when it is asked to stop.
+const GRACE: Duration = Duration::from_secs(4);
 /// How `--skip-exit-code` is said without a number.
 const SKIPPED: &str = "99";
 
@@ -47,10 +52,14 @@ struct Arguments {
 enum Command {
     /// Catch up once: read every source to where it ended at the start
     Run(RunArguments),
+    /// Keep going: follow every source until SIGINT or SIGTERM
+    Stream(StreamArguments),
     /// Parse, resolve and type everything; read nothing, write nothing
     Check(Paths),
     /// Show what a run would do
     Plan(Paths),
+    /// Show how far every target is, from the lake alone
+    Status(Paths),
 }
 
 /// The flags that stand on either side of the command. They are declared on both, and merged: clap's own global flags
@@ -108,8 +117,9 @@ struct Paths {
     globals: Globals,
 }
 
+/// What `run` and `stream` have in common.
 #[derive(Debug, Args)]
-struct RunArguments {
+struct Targets {
     /// Only these tables
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = table_name)]
     select: Vec<String>,
@@ -120,11 +130,44 @@ struct RunArguments {
     /// At most this many records per source and epoch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_records: Option<u64>,
+    #[command(flatten)]
+    paths: Paths,
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
     /// Exit with this status where there was nothing new to do
     #[arg(long, value_name = "STATUS", num_args = 0..=1, require_equals = true, default_missing_value = SKIPPED)]
     skip_exit_code: Option<u8>,
     #[command(flatten)]
-    paths: Paths,
+    targets: Targets,
+}
+
+#[derive(Debug, Args)]
+struct StreamArguments {
+    /// From the beginning of one epoch to the next: 250ms, 1s, 5min (default: pinsql.trigger, or 1s)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    trigger: Option<Duration>,
+    /// End by itself after this time
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    time: Option<Duration>,
+    /// Read only the partitions of this one of N instances, counted from 0
+    #[arg(long, value_name = "I/N", value_parser = slot)]
+    slot: Option<SlotOf>,
+    #[command(flatten)]
+    targets: Targets,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "expected a time such as 250ms, 1s or 5min".into())
+}
+
+fn slot(text: &str) -> Result<SlotOf, String> {
+    let parsed = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+    match parsed {
+        Some((index, count)) if index < count => Ok(SlotOf { index, count }),
+        _ => Err("expected I/N with I from 0 to N-1, such as 0/2 and 1/2".into()),
+    }
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -170,8 +213,10 @@ enum Script {
 /// What is to be done.
 enum Action {
     Run(RunOptions, Option<u8>),
+    Stream(StreamOptions),
     Check,
     Plan,
+    Status,
     Scripts(Vec<Script>),
     Shell,
 }
@@ -180,8 +225,10 @@ impl Action {
     fn name(&self) -> &'static str {
         match self {
             Self::Run(..) => "run",
+            Self::Stream(_) => "stream",
             Self::Check => "check",
             Self::Plan => "plan",
+            Self::Status => "status",
             Self::Scripts(_) | Self::Shell => "sql",
         }
     }
@@ -217,15 +264,20 @@ impl Request {
             return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
         }
         let (action, Paths { paths, globals }) = match command {
-            Command::Run(run) => (Action::Run(run_options(&run), run.skip_exit_code), run.paths),
+            Command::Run(run) => (Action::Run(run_options(&run.targets), run.skip_exit_code), run.targets.paths),
+            Command::Stream(stream) => {
+                let StreamArguments { trigger, time, slot, targets } = stream;
+                (Action::Stream(StreamOptions { run: run_options(&targets), trigger, slot, time }), targets.paths)
+            }
             Command::Check(paths) => (Action::Check, paths),
             Command::Plan(paths) => (Action::Plan, paths),
+            Command::Status(paths) => (Action::Status, paths),
         };
         Ok(Self { action, paths, globals: parsed.globals.merged(globals) })
     }
 }
 
-fn run_options(run: &RunArguments) -> RunOptions {
+fn run_options(run: &Targets) -> RunOptions {
     let full_refresh = match run.full_refresh.as_deref() {
         None => FullRefresh::None,
         Some([]) => FullRefresh::All,
@@ -247,6 +299,7 @@ pub async fn main(arguments: Vec<OsString>) -> u8 {
     start_log(level, globals.log_format.unwrap_or(LogFormat::Text), &output);
     let status = match &request.action {
         Action::Shell => shell(&request, &output).await,
+        Action::Status => status(&request, &output).await,
         _ => command(&request, &output).await,
     };
     match output.finish() {
@@ -282,7 +335,9 @@ fn show_usage(error: &clap::Error, arguments: &[OsString]) -> u8 {
         let text = error.render().to_string();
         let message = text.lines().next().unwrap_or_default();
         let error = Error::config(message.strip_prefix("error: ").unwrap_or(message)).hint("see `pinsql --help`");
-        let command = ["run", "check", "plan"].into_iter().find(|name| arguments.iter().any(|word| word == *name));
+        let command = ["run", "stream", "check", "plan", "status"]
+            .into_iter()
+            .find(|name| arguments.iter().any(|word| word == *name));
         output.json_summary(&failed(command.unwrap_or("sql"), Stopwatch::start(), error));
     }
     u8::try_from(error.exit_code()).unwrap_or(2)
@@ -296,7 +351,8 @@ fn start_log(level: LogLevel, format: LogFormat, output: &Arc<Output>) {
         LogLevel::Warn => "warn,deltalake_core::writer::stats=error",
         LogLevel::Info => "warn,deltalake_core::writer::stats=error,pinsql=info",
         LogLevel::Debug => "info,pinsql=debug",
-        LogLevel::Trace => "debug,pinsql=trace",
+        // sqlparser logs the tokens that it reads, secrets among them.
+        LogLevel::Trace => "debug,sqlparser=info,pinsql=trace",
     });
     let writer = LogWriter::new(Arc::clone(output));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(output.look().colors).with_writer(writer);
@@ -324,6 +380,20 @@ async fn shell(request: &Request, output: &Arc<Output>) -> u8 {
     }
 }
 
+async fn status(request: &Request, output: &Arc<Output>) -> u8 {
+    let opened = Engine::open(&invocation(&request.globals), &request.paths, Arc::clone(output) as _).await;
+    let found = match opened {
+        Ok(mut engine) => engine.status().await,
+        Err(error) => {
+            let status = error.kind().exit_status();
+            output.summary(&failed("status", Stopwatch::start(), error));
+            return status;
+        }
+    };
+    output.status(&found);
+    found.error.map_or(0, |error| error.kind().exit_status())
+}
+
 fn invocation(globals: &Globals) -> Invocation {
     Invocation {
         directory: globals.directory.clone(),
@@ -347,6 +417,8 @@ async fn command(request: &Request, output: &Arc<Output>) -> u8 {
         Action::Run(_, skip) => skip,
         _ => None,
     };
+    // A stream is stopped by a signal as a matter of course.
+    let interruption = interruption.filter(|_| !matches!(request.action, Action::Stream(_)));
     exit_status(&summary, interruption, skip)
 }
 
@@ -371,9 +443,20 @@ async fn carry_out(request: &Request, output: &Arc<Output>, watch: Stopwatch) ->
     let stop = engine.stop();
     let (summary, interruption) = match &request.action {
         Action::Run(options, _) => guard(&mut signals, Some(&stop), output, engine.run(options)).await,
+        Action::Stream(options) => {
+            let (work, leaving) = (engine.stream(options), leave_after(&stop, GRACE));
+            let glances = glance(output);
+            let guarded = guard(&mut signals, Some(&stop), output, work);
+            // An epoch that does not end in time is left: it was not committed, and the next start does it again.
+            tokio::select! {
+                ended = guarded => ended,
+                () = leaving => (None, Some(Interruption::Terminate)),
+                () = glances => (None, None),
+            }
+        }
         Action::Check => guard(&mut signals, Some(&stop), output, engine.check()).await,
         Action::Plan => guard(&mut signals, Some(&stop), output, engine.plan()).await,
-        Action::Scripts(_) | Action::Shell => {
+        Action::Scripts(_) | Action::Shell | Action::Status => {
             let work = execute(&mut engine, &texts, watch);
             let guarded = guard(&mut signals, Some(&stop), output, work);
             // Nobody reads the rest of a result: the statements end here, as those of psql do in front of `head`.
@@ -384,6 +467,21 @@ async fn carry_out(request: &Request, output: &Arc<Output>, watch: Stopwatch) ->
         }
     };
     Ok(Ending { summary, interruption })
+}
+
+/// Shows how a stream is getting on, for ever.
+async fn glance(output: &Output) {
+    let every = if output.look().progress { Duration::from_secs(1) } else { Duration::from_secs(60) };
+    loop {
+        tokio::time::sleep(every).await;
+        output.glance();
+    }
+}
+
+/// Comes back some time after the end was asked for.
+async fn leave_after(stop: &Stop, grace: Duration) {
+    stop.stopped().await;
+    tokio::time::sleep(grace).await;
 }
 
 /// Runs texts in their order, until one fails or the end is asked for.

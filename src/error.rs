@@ -77,13 +77,14 @@ struct Inner {
     message: String,
     hint: Option<String>,
     place: Option<Place>,
+    passes: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of a kind. The message is lower case, without a full stop, with names in back-ticks.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), hint: None, place: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), hint: None, place: None, passes: false, source: None }))
     }
 
     /// The SQL text is wrong.
@@ -135,6 +136,18 @@ impl Error {
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.0.message = format!("{context}: {}", self.0.message);
         self
+    }
+
+    /// Says that the same may go well in a moment: a broker that is away, a store that is busy.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.0.passes = true;
+        self
+    }
+
+    /// Whether the same may go well in a moment.
+    pub fn is_passing(&self) -> bool {
+        self.0.passes
     }
 
     /// Keeps the cause for the log.

@@ -4,8 +4,9 @@
 //! # The idea
 //!
 //! A **source** has partitions; a partition has ordered positions. An **epoch** is one span per partition, and every epoch
-//! is an ordinary, bounded DataFusion query, planned afresh. `run` is epochs until caught up; so the same file gives the
-//! same table whether it is run once, a hundred times, or killed in between.
+//! is an ordinary, bounded DataFusion query, planned afresh. `run` is epochs until caught up, `stream` is one after another
+//! until somebody asks for the end; so the same file gives the same table whether it is run once, a hundred times or
+//! continuously, or killed in between.
 //!
 //! The **epoch log** is the commit point. An epoch writes its data files, which nobody sees; then it puts one entry into
 //! `<table>/_pinsql/<query>/log/`, if absent; then Delta is rolled forward to what the entry names, with the epoch as the
@@ -14,10 +15,14 @@
 //!
 //! # One record's journey
 //!
-//! `source::files` lists the objects that its ledger has not seen, and gets them, hundreds at once. `decode` frames their
-//! text into records and gives each one verdict: a row, or a reject with its reason and its bytes. The rows go through the
+//! `source::files` lists the objects that its ledger has not seen, and gets them, hundreds at once. `source::kafka` assigns
+//! partitions by hand at the offsets that the log has; a thread of its client takes messages in batches and puts them, with
+//! their keys, headers and times, into a bounded feed, from which each epoch takes its share. Both hand chunks of payloads to
+//! `source::records`. `decode` frames the text of files into records, and gives each record one verdict: a row, or a reject
+//! with its reason and its bytes; in the raw form every message is a row as it came. The rows go through the
 //! plan that `sql` made of the user's query; `stream` judges them by the table's constraints and writes them to files of
-//! the table or of its quarantine; `log` commits, `delta` rolls forward.
+//! the table or of its quarantine; `log` commits, `delta` rolls forward. Then the source hears of it: the Kafka client writes
+//! the group's offsets, which lag tools read and nobody here.
 //!
 //! # The floors
 //!
@@ -28,11 +33,15 @@
 //! | 0 | [`error`], [`clock`] | what can go wrong, by what to do about it; the only reader of time |
 //! | 1 | [`epoch`], [`report`] | partitions, positions, spans; what a command tells |
 //! | 2 | [`decode`], [`options`], [`store`], [`delta`] | bytes to rows and rejects; options, the leftover is the error; where things lie; the only room that knows deltalake |
-//! | 3 | [`source`], [`log`] | the contract of sources, files and tables as sources; the epoch log |
+//! | 3 | [`source`], [`log`] | the contract of sources; files, topics and tables as sources; the epoch log and its folding |
 //! | 4 | [`sql`] | text to statements, names to sources and tables, queries to plans |
-//! | 5 | [`project`], [`stream`] | `pinsql.toml` and its files; the epoch loop |
+//! | 5 | [`project`], [`stream`] | `pinsql.toml` and its files; the epoch loop, to the end or for ever; small files into larger ones |
 //! | 6 | [`engine`], [`signals`] | the commands: the public API; what ends them |
 //! | 7 | [`output`], [`repl`], [`cli`] | faces; `output` is the only writer to the terminal |
+//!
+//! Inside `source::kafka` the `client` is the only place that knows rdkafka, and its file `native` the only one with unsafe
+//! code. Its neighbours speak of names, numbers and bytes: `settings` turns options into properties, `iam` signs the tokens of
+//! Amazon MSK, `feed` holds messages on their way, `positions` decides where to go on, `cursor` makes epochs of it all.
 //!
 //! Two things differ from the founding design. There is no `Sink` trait: a table of Delta is the only sink, and a
 //! trait with one implementor would only hide that. And `delta` stands below the sources, not beside them, because a

@@ -1,23 +1,38 @@
 //! The epoch log: the commit point of a query.
 //!
-//! Floor 3: uses `epoch`, `source`, `delta`, `store`, `error`. `_pinsql/<query>/log/<n>.json` is put if absent and never
+//! Floor 3: uses `epoch`, `source`, `delta`, `store`, `clock`, `error`. `_pinsql/<query>/log/<n>.json` is put if absent and never
 //! changed. What an entry names is there before it is put; what Delta commits afterwards is an idempotent roll-forward of
 //! it. Each entry says all that a restart needs (identity, positions, pinned columns), so only the newest is ever read.
+//!
+//! **Folding.** Old entries are deleted, so that a start lists a few hundred of them and not a million. First
+//! `log/_folded.json` says up to which number, then they go. A number that was folded must never be put again: an instance
+//! that was frozen for so long could do it, because nothing lies there any more. Entries are kept for [`FOLD_AGE`] at least, and whoever
+//! has been away for longer than half of that when its put is answered looks at the mark before it believes the answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::clock::{self, Stopwatch};
 use crate::delta::Add;
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::source::Committed;
 use crate::store::{self, Location};
+
+/// Entries are kept for this time.
+const FOLD_AGE: chrono::Duration = chrono::Duration::seconds(300);
+/// So many are kept, whatever their age.
+const FOLD_KEEPS: u64 = 100;
+/// Folding waits until there are so many to fold.
+const FOLD_AT: usize = 500;
+/// The mark of what was folded.
+const FOLDED: &str = "log/_folded.json";
 
 const TRIES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -71,6 +86,9 @@ pub struct Counts {
     pub dropped: u64,
     /// Rows of the quarantine.
     pub quarantined: u64,
+    /// Records known to be waiting behind the epoch.
+    #[serde(default)]
+    pub lag: u64,
 }
 
 /// One epoch.
@@ -101,16 +119,61 @@ pub struct Entry {
 pub struct EpochLog {
     folder: Location,
     last: Option<Entry>,
+    /// The attempt that was put last, whether or not that was answered.
+    tried: Option<Uuid>,
+    /// When the folder was last seen, by both clocks: one of them stands still while the machine sleeps.
+    seen: (Stopwatch, DateTime<Utc>),
+    /// Entries that were appended since the log was last folded.
+    unfolded: usize,
+}
+
+/// Up to which number entries were folded away.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Folded {
+    through: Option<Epoch>,
+}
+
+fn now() -> (Stopwatch, DateTime<Utc>) {
+    (Stopwatch::start(), clock::system().now())
 }
 
 impl EpochLog {
     /// Opens the log of a query in `folder` (`<table>/_pinsql/<query>`) and reads its newest entry.
     pub async fn open(folder: Location) -> Result<Self> {
-        let mut log = Self { folder, last: None };
-        if let Some(epoch) = log.newest().await? {
-            log.last = log.read(epoch).await?;
+        let mut log = Self { folder, last: None, tried: None, seen: now(), unfolded: 0 };
+        let listed = log.list().await?;
+        log.unfolded = listed.len();
+        if let Some((epoch, _)) = listed.last() {
+            log.last = log.read(*epoch).await?;
         }
         Ok(log)
+    }
+
+    /// The logs of several instances below a query's folder, where it is shared; they are named `i-of-n`.
+    pub async fn slots(folder: &Location) -> Result<Vec<Location>> {
+        let listed = folder.store().list_with_delimiter(Some(folder.path())).await;
+        let listed = listed.map_err(|error| store::failed(format!("cannot list `{folder}`"), error))?;
+        let names = listed.common_prefixes.iter().filter_map(|path| path.filename());
+        Ok(names.filter(|name| name.contains("-of-")).map(|name| folder.join(name)).collect())
+    }
+
+    /// Reads the newest entry again, after an error.
+    ///
+    /// # Errors
+    /// Conflict where another instance has appended meanwhile.
+    pub async fn reopen(&mut self) -> Result<()> {
+        let mut newest = None;
+        self.seen = now();
+        if let Some((epoch, _)) = self.list().await?.last() {
+            newest = self.read(*epoch).await?;
+        }
+        let same = newest.as_ref().map(|entry| entry.attempt) == self.last.as_ref().map(|entry| entry.attempt);
+        let ours = newest.as_ref().is_some_and(|entry| Some(entry.attempt) == self.tried);
+        if !same && !ours {
+            return Err(self.taken(self.next_epoch()));
+        }
+        self.last = newest;
+        Ok(())
     }
 
     /// The newest entry.
@@ -135,6 +198,7 @@ impl EpochLog {
     pub async fn append(&mut self, entry: Entry) -> Result<&Entry> {
         let text = serde_json::to_string(&entry).map_err(|error| Error::internal(error.to_string()))?;
         let path = self.path(entry.epoch);
+        self.tried = Some(entry.attempt);
         let mut tries = 0;
         loop {
             let payload = PutPayload::from(text.clone());
@@ -153,7 +217,55 @@ impl EpochLog {
             tracing::warn!(%path, %error, "the epoch log gave no answer; the entry is put again");
             tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
         }
+        self.refuse_folded(entry.epoch).await?;
+        self.unfolded += 1;
         Ok(self.last.insert(entry))
+    }
+
+    /// Whoever was away for so long that others may have folded the log looks before it believes that its put was the first.
+    async fn refuse_folded(&mut self, epoch: Epoch) -> Result<()> {
+        let (watch, time) = std::mem::replace(&mut self.seen, now());
+        let awake = chrono::Duration::milliseconds(i64::try_from(watch.elapsed_ms()).unwrap_or(i64::MAX));
+        let away = awake.max((self.seen.1 - time).abs());
+        if away > FOLD_AGE / 2 && self.folded().await?.through.is_some_and(|folded| epoch <= folded) {
+            return Err(self.taken(epoch));
+        }
+        Ok(())
+    }
+
+    /// Whether there is so much to fold that it is worth it.
+    pub fn is_long(&self) -> bool {
+        self.unfolded >= FOLD_AT
+    }
+
+    /// Deletes entries that nobody needs any more. What cannot be deleted stays, behind the mark, and costs nobody anything.
+    pub async fn fold(&mut self) -> Result<()> {
+        self.unfolded = 0;
+        let listed = self.list().await?;
+        let Some((newest, at)) = listed.last().copied() else { return Ok(()) };
+        let is_old = |(epoch, put): &(Epoch, DateTime<Utc>)| at - *put > FOLD_AGE && epoch.0 + FOLD_KEEPS < newest.0;
+        let old: Vec<Epoch> = listed.iter().filter(|one| is_old(one)).map(|(epoch, _)| *epoch).collect();
+        let Some(through) = old.last().copied() else { return Ok(()) };
+        let text = serde_json::to_string(&Folded { through: Some(through) });
+        let text = text.map_err(|error| Error::internal(error.to_string()))?;
+        let mark = self.folder.join(FOLDED);
+        let put = mark.store().put(mark.path(), PutPayload::from(text)).await;
+        put.map_err(|error| store::failed(format!("cannot write `{mark}`"), error))?;
+        let paths: Vec<_> = old.iter().map(|epoch| Ok(self.path(*epoch).path().clone())).collect();
+        let deleted = self.folder.store().delete_stream(futures::stream::iter(paths).boxed());
+        let deleted = deleted.try_for_each(|_| std::future::ready(Ok(()))).await;
+        deleted.map_err(|error| store::failed(format!("cannot fold the log `{}`", self.folder), error))
+    }
+
+    async fn folded(&self) -> Result<Folded> {
+        let mark = self.folder.join(FOLDED);
+        let read = async { mark.store().get(mark.path()).await?.bytes().await };
+        match read.await {
+            // A mark that cannot be read folds nothing: entries are only found more slowly.
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+            Err(object_store::Error::NotFound { .. }) => Ok(Folded::default()),
+            Err(error) => Err(store::failed(format!("cannot read `{mark}`"), error)),
+        }
     }
 
     fn taken(&self, epoch: Epoch) -> Error {
@@ -165,14 +277,20 @@ impl EpochLog {
         self.folder.join(&format!("log/{:020}.json", epoch.0))
     }
 
-    async fn newest(&self) -> Result<Option<Epoch>> {
+    /// The entries that are there, ascending, with the times of their puts.
+    async fn list(&self) -> Result<Vec<(Epoch, DateTime<Utc>)>> {
         let folder = self.folder.join("log");
-        let listed = folder.store().list(Some(folder.path()));
+        let from = self.folded().await?.through.map_or_else(|| folder.clone(), |folded| self.path(folded));
+        let listed = folder.store().list_with_offset(Some(folder.path()), from.path());
         let number = |name: &str| name.strip_suffix(".json").and_then(|digits| digits.parse().ok()).map(Epoch);
-        let newest = listed.try_fold(None, |newest: Option<Epoch>, object| {
-            std::future::ready(Ok(newest.max(object.location.filename().and_then(number))))
+        let listed = listed.try_filter_map(|object| {
+            let epoch = object.location.filename().and_then(number);
+            std::future::ready(Ok(epoch.map(|epoch| (epoch, object.last_modified))))
         });
-        newest.await.map_err(|error| store::failed(format!("cannot list `{folder}`"), error))
+        let listed: Result<Vec<_>, _> = listed.try_collect().await;
+        let mut entries = listed.map_err(|error| store::failed(format!("cannot list `{folder}`"), error))?;
+        entries.sort_unstable();
+        Ok(entries)
     }
 
     async fn read(&self, epoch: Epoch) -> Result<Option<Entry>> {

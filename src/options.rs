@@ -3,10 +3,66 @@
 //! Floor 2: uses `error` only. A reader asks for each option that it knows; [`Options::finish`] then refuses the first
 //! that nobody asked for and names the nearest that somebody did.
 
+use std::fmt;
+use std::time::Duration;
+
 use crate::error::{Error, Place, Result, nearest};
 
+/// Options whose value may be shown to anybody. All others are hidden: a name that is missing here costs a reader some
+/// stars, a name that is missing in a list of secrets costs a password.
+#[rustfmt::skip]
+const HARMLESS: [&str; 29] = [
+    "bootstrapservers", "columns", "consumermode", "consumername", "endpoint", "envelope", "failondataloss",
+    "fileextension", "format", "includeheaders", "initialposition", "maxfilespertrigger", "maxrecordbytes",
+    "maxrecordsperfetch", "mode", "multiline", "partitionkey", "path", "recursive", "region", "rolearn", "schema",
+    "startingoffsets", "startingtimestamp", "streamarn", "streamname", "subscribe", "subscribepattern", "tombstones",
+];
+
+/// The same of `kafka.*`, without the prefix.
+#[rustfmt::skip]
+const HARMLESS_OF_KAFKA: [&str; 114] = [
+    "allow.auto.create.topics", "api.version.fallback.ms", "api.version.request", "api.version.request.timeout.ms",
+    "auto.commit.enable", "auto.commit.interval.ms", "auto.offset.reset", "aws.region", "bootstrap.servers",
+    "broker.address.family", "broker.address.ttl", "broker.version.fallback", "builtin.features", "check.crcs",
+    "client.dns.lookup", "client.id", "client.rack", "config", "connections.max.idle.ms",
+    "consume.callback.max.messages", "coordinator.query.interval.ms", "debug", "enable.auto.commit",
+    "enable.auto.offset.store", "enable.metrics.push", "enable.partition.eof", "enable.random.seed",
+    "enable.sasl.oauthbearer.unsecure.jwt", "enable.ssl.certificate.verification", "enabled_events",
+    "fetch.error.backoff.ms", "fetch.max.bytes", "fetch.max.wait.ms", "fetch.message.max.bytes", "fetch.min.bytes",
+    "fetch.queue.backoff.ms", "fetch.wait.max.ms", "group.id", "group.instance.id", "group.protocol",
+    "group.protocol.type", "group.remote.assignor", "heartbeat.interval.ms", "internal.termination.signal",
+    "isolation.level", "key.deserializer", "log.connection.close", "log.queue", "log.thread.name", "log_level",
+    "max.in.flight", "max.in.flight.requests.per.connection", "max.partition.fetch.bytes", "max.poll.interval.ms",
+    "max.poll.records", "message.copy.max.bytes", "message.max.bytes", "metadata.broker.list", "metadata.max.age.ms",
+    "metadata.recovery.rebootstrap.trigger.ms", "metadata.recovery.strategy", "offset.store.method",
+    "offset.store.path", "offset.store.sync.interval.ms", "partition.assignment.strategy",
+    "queued.max.messages.kbytes", "queued.min.messages", "receive.message.max.bytes", "reconnect.backoff.jitter.ms",
+    "reconnect.backoff.max.ms", "reconnect.backoff.ms", "request.timeout.ms", "retry.backoff.max.ms",
+    "retry.backoff.ms", "sasl.client.callback.handler.class", "sasl.kerberos.keytab",
+    "sasl.kerberos.min.time.before.relogin", "sasl.kerberos.service.name", "sasl.login.callback.handler.class",
+    "sasl.mechanism", "sasl.mechanisms", "security.protocol", "session.timeout.ms", "socket.blocking.max.ms",
+    "socket.connection.setup.timeout.ms", "socket.keepalive.enable", "socket.max.fails", "socket.nagle.disable",
+    "socket.receive.buffer.bytes", "socket.send.buffer.bytes", "socket.timeout.ms", "ssl.ca.certificate.stores",
+    "ssl.ca.location", "ssl.certificate.location", "ssl.cipher.suites", "ssl.crl.location", "ssl.curves.list",
+    "ssl.enabled.protocols", "ssl.endpoint.identification.algorithm", "ssl.key.location", "ssl.keystore.location",
+    "ssl.keystore.type", "ssl.protocol", "ssl.sigalgs.list", "ssl.truststore.location", "ssl.truststore.type",
+    "statistics.interval.ms", "topic.blacklist", "topic.metadata.propagation.max.ms",
+    "topic.metadata.refresh.fast.cnt", "topic.metadata.refresh.fast.interval.ms",
+    "topic.metadata.refresh.interval.ms", "topic.metadata.refresh.sparse", "value.deserializer",
+];
+
+/// Whether the value of an option or a property may be shown in messages, logs and statements. Whatever is not known is
+/// not harmless.
+pub fn is_harmless(key: &str) -> bool {
+    let key = key.to_lowercase();
+    match key.strip_prefix("kafka.") {
+        Some(name) => HARMLESS_OF_KAFKA.contains(&name),
+        None => HARMLESS.contains(&key.as_str()) || key.starts_with("delta.") || key.starts_with("pinsql."),
+    }
+}
+
 /// One option as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OptionPair {
     /// The key, as written.
     pub key: String,
@@ -16,6 +72,19 @@ pub struct OptionPair {
     pub key_place: Place,
     /// Where the value stands.
     pub value_place: Place,
+}
+
+impl OptionPair {
+    /// The value, or stars where it may be a secret.
+    pub fn shown(&self) -> &str {
+        if is_harmless(&self.key) { &self.value } else { "***" }
+    }
+}
+
+impl fmt::Debug for OptionPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} = {:?}", self.key, self.shown())
+    }
 }
 
 /// Options not yet taken. Keys are matched whatever their case.
@@ -66,6 +135,13 @@ impl Options {
         }
     }
 
+    /// Takes an option that is a time: `250ms`, `1s`, `5 minutes`.
+    pub fn take_duration(&mut self, key: &str) -> Result<Option<Duration>> {
+        let Some(pair) = self.take(key) else { return Ok(None) };
+        let time = parse_duration(&pair.value);
+        time.map(Some).ok_or_else(|| wrong_value(&pair, "a time such as 250ms, 1s or 5 minutes"))
+    }
+
     /// Takes an option that is one of a few words; the answer is the word's index.
     pub fn take_word(&mut self, key: &str, words: &[&'static str]) -> Result<Option<usize>> {
         let Some(pair) = self.take(key) else { return Ok(None) };
@@ -88,9 +164,25 @@ impl Options {
 
 /// An option has a value that it cannot have.
 pub fn wrong_value(pair: &OptionPair, expected: &str) -> Error {
-    Error::config(format!("option `{}` is `{}`, which is not {expected}", pair.key, pair.value))
+    Error::config(format!("option `{}` is `{}`, which is not {expected}", pair.key, pair.shown()))
         .at(pair.value_place.clone())
         .hint(format!("give {expected}"))
+}
+
+/// A whole number and its unit: `250ms`, `1s`, `5 min`, `2 hours`; a number alone is seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.trim_end_matches(|character: char| !character.is_ascii_digit());
+    let number: u64 = digits.parse().ok()?;
+    let millis = match text[digits.len()..].trim() {
+        "ms" | "millisecond" | "milliseconds" => 1,
+        "" | "s" | "sec" | "second" | "seconds" => 1_000,
+        "m" | "min" | "minute" | "minutes" => 60_000,
+        "h" | "hour" | "hours" => 3_600_000,
+        "d" | "day" | "days" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis)
 }
 
 fn parse_bool(pair: &OptionPair) -> Result<bool> {

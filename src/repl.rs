@@ -1,6 +1,6 @@
 //! The SQL shell: lines to statements, backslash commands as in psql, history and completion.
 //!
-//! Floor 7: uses `engine`, `output`, `project`, `signals`, `clock`, `error`.
+//! Floor 7: uses `engine`, `output`, `project`, `sql`, `signals`, `clock`, `error`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -18,15 +18,13 @@ use crate::error::{Error, Result, nearest};
 use crate::output::Output;
 use crate::project::read_script;
 use crate::signals::listen;
+use crate::sql::text::SqlText;
 
 /// The prompt for a new statement, and for the next line of one.
 const PROMPTS: [&str; 2] = ["pinsql=> ", "pinsql-> "];
 
 /// Statements that the history keeps.
 const HISTORY: usize = 10_000;
-
-/// What a line must not contain to be kept: it would lie on the disk for everybody with this login.
-const SECRETS: [&str; 6] = ["password", "passphrase", "secret", "jaas", "credential", "session_token"];
 
 /// Words that statements are made of, for completion.
 const KEYWORDS: [&str; 74] = [
@@ -294,9 +292,9 @@ impl Shell<'_> {
         }
     }
 
-    /// Keeps a line for the next session, unless it has a secret.
+    /// Keeps a line for the next session, unless it has a secret: it would lie on the disk for everybody with this login.
     fn remember(&mut self, text: &str) {
-        if has_secret(text) {
+        if SqlText::new("", text).has_secrets() {
             return;
         }
         let is_new = self.editor.add_history_entry(text.trim_end()).unwrap_or(false);
@@ -305,11 +303,6 @@ impl Shell<'_> {
             let _ = self.editor.append_history(file);
         }
     }
-}
-
-fn has_secret(text: &str) -> bool {
-    let text = text.to_lowercase();
-    SECRETS.iter().any(|secret| text.contains(secret))
 }
 
 /// Whether a text may declare, build or drop something. Names are asked from the lake, so not after each SELECT.

@@ -3,9 +3,11 @@
 //! Floor 1: plain data; uses `error`. Engines report to a [`Reporter`]; how it looks is the business of `output`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -98,6 +100,50 @@ impl Summary {
     }
 }
 
+/// How far a source is read.
+#[derive(Debug, Clone, Serialize)]
+pub struct Position {
+    /// The source.
+    pub source: String,
+    /// How far, for people.
+    pub position: String,
+}
+
+/// How far one target is.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub table: String,
+    /// Where it lies.
+    pub location: String,
+    /// Its last epoch; None where it has none.
+    pub epoch: Option<u64>,
+    /// When that was committed.
+    pub at: Option<DateTime<Utc>>,
+    /// Its version.
+    pub version: Option<u64>,
+    /// Records that were known to be waiting then.
+    pub lag: u64,
+    /// How far its sources are read.
+    pub sources: Vec<Position>,
+}
+
+/// What `status` found: its last line of `--json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatusSummary {
+    /// `status`
+    pub command: &'static str,
+    /// How it ended.
+    pub status: Status,
+    /// The whole command.
+    pub elapsed_ms: u64,
+    /// Every target, in the order of their building.
+    pub tables: Vec<TableStatus>,
+    /// Why it failed.
+    #[serde(serialize_with = "as_json")]
+    pub error: Option<std::sync::Arc<Error>>,
+}
+
 /// An error as `--json` shows it.
 pub fn error_json(error: &Error) -> Value {
     let place = error.place();
@@ -116,6 +162,24 @@ fn as_json<S: serde::Serializer>(error: &Option<std::sync::Arc<Error>>, serializ
     error.as_deref().map(error_json).serialize(serializer)
 }
 
+/// How it stands with a table that is followed.
+#[derive(Debug, Clone, Copy)]
+pub enum Condition<'a> {
+    /// Its epochs run.
+    Running,
+    /// Something failed that passes; it is tried again.
+    Waiting {
+        /// What failed.
+        error: &'a Error,
+        /// When it is tried again.
+        pause: Duration,
+    },
+    /// It has ended by an error.
+    Failed(&'a Error),
+    /// It has ended as it was asked to.
+    Stopped,
+}
+
 /// Who is told.
 pub trait Reporter: std::fmt::Debug + Send + Sync {
     /// An epoch is committed.
@@ -123,6 +187,9 @@ pub trait Reporter: std::fmt::Debug + Send + Sync {
 
     /// Something that the user should know and that is no error.
     fn notice(&self, message: &str, place: Option<&Place>);
+
+    /// A table that is followed has come into another condition.
+    fn condition(&self, table: &str, condition: &Condition<'_>);
 
     /// A table is being built: `read` records until now.
     fn progress(&self, table: &str, read: u64);

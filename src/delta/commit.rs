@@ -27,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A checkpoint is written at the earliest after this many commits, at the latest after [`CHECKPOINT_MOST`], and in between
 /// when the log grew by a twentieth: what checkpoints cost stays in proportion to the commits.
 const CHECKPOINT_LEAST: u64 = 50;
-const CHECKPOINT_MOST: u64 = 1000;
+const CHECKPOINT_MOST: u64 = 200;
 
 /// What a commit does to the rows that are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Commit<'a> {
     pub adds: Vec<Add>,
     /// Files that [`Change::Rewrite`] replaces.
     pub removes: Vec<Add>,
+    /// The version in which those files were seen to be live.
+    pub seen_live: u64,
     /// The operation as `DESCRIBE HISTORY` shows it.
     pub operation: &'static str,
 }
@@ -83,7 +85,12 @@ impl Table {
     pub async fn commit(&self, commit: &Commit<'_>) -> Result<u64> {
         let mut head = self.head.lock().await;
         let mut tries = 0;
+        let mut seen_live = commit.seen_live;
         loop {
+            if let (Change::Rewrite, Some(head)) = (commit.change, head.as_ref()) {
+                self.refuse_removed(commit, seen_live, head.version).await?;
+                seen_live = head.version;
+            }
             let version = head.as_ref().map_or(0, |head| head.version + 1);
             let body = self.body(commit, head.as_ref()).await?;
             let path = self.location.join(&format!("_delta_log/{version:020}.json"));
@@ -118,6 +125,23 @@ impl Table {
         let Some((version, last_checkpoint)) = moved else { return Err(Error::internal("a commit without a version")) };
         self.checkpoint_when_due(version, last_checkpoint).await;
         Ok(version)
+    }
+
+    /// A compaction replaces files that are still live: had somebody replaced one of them before, its rows would be there twice.
+    async fn refuse_removed(&self, commit: &Commit<'_>, seen_live: u64, newest: u64) -> Result<()> {
+        let ours: Vec<Value> = commit.removes.iter().map(|add| encoded(&add.path)).collect();
+        for version in seen_live + 1..=newest {
+            let actions = self.actions(version).await?.unwrap_or_default();
+            if actions.iter().any(|action| ours.contains(&action["remove"]["path"])) {
+                return Err(self.rewritten_by_another());
+            }
+        }
+        Ok(())
+    }
+
+    fn rewritten_by_another(&self) -> Error {
+        Error::conflict(format!("table `{}` was rewritten by another meanwhile", self.location))
+            .hint("nothing was changed; run OPTIMIZE again when the other has ended")
     }
 
     fn moved(&self, commit: &Commit<'_>, head: Option<Head>, version: u64) -> Head {
@@ -235,8 +259,7 @@ impl Table {
                 return Err(self.changed_by_another(version));
             }
             if commit.change == Change::Rewrite && action.get("remove").is_some() {
-                return Err(Error::conflict(format!("table `{}` was rewritten by another meanwhile", self.location))
-                    .hint("nothing was changed; run OPTIMIZE again when the other has ended"));
+                return Err(self.rewritten_by_another());
             }
         }
         if let Some(head) = head {

@@ -23,6 +23,8 @@ use crate::store::Location;
 pub const TARGET_FILE_BYTES: u64 = 128 << 20;
 /// Columns with statistics, from the first on: what Delta's readers expect.
 const STATISTICS_COLUMNS: u64 = 32;
+/// A row group is closed at about this size: it lies in memory until then, for each file that is written.
+const ROW_GROUP_BYTES: usize = 32 << 20;
 /// Rows that the writer takes at once between two looks at the file's size.
 const ROWS_AT_ONCE: usize = 8192;
 
@@ -108,6 +110,7 @@ fn parquet_properties(schema: &SchemaRef, properties: &Properties) -> WriterProp
         .set_created_by(concat!("pinsql ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(compression(&properties.codec))
         .set_write_batch_size(ROWS_AT_ONCE)
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_statistics_enabled(EnabledStatistics::Chunk);
     schema::paths_without_bounds(schema)
         .into_iter()

@@ -14,7 +14,7 @@ use super::graph::{Step, query_of};
 use super::once::planning;
 use crate::error::{Error, Result};
 use crate::log::EpochLog;
-use crate::source::{METADATA, Source};
+use crate::source::METADATA;
 use crate::sql::catalog::{columns_ddl, target_of};
 use crate::sql::statement::{DropKind, Explain, Kind, Statement};
 use crate::sql::text::Name;
@@ -50,8 +50,9 @@ impl Engine {
                     let source = source.ok_or_else(|| {
                         Error::world(format!("there is nothing in `{name}` yet to infer columns from"))
                     })?;
-                    let metadata = source.metadata().map(|data_type| Arc::new(Field::new(METADATA, data_type, true)));
-                    let fields = source.columns().fields().iter().cloned().chain(metadata).collect::<Vec<_>>();
+                    let metadata =
+                        source.source.metadata().map(|data_type| Arc::new(Field::new(METADATA, data_type, true)));
+                    let fields = source.source.columns().fields().iter().cloned().chain(metadata).collect::<Vec<_>>();
                     return Ok(Arc::new(Schema::new(fields)));
                 }
                 Kind::View(view) => return self.columns_of(&view.query, statement).await,
@@ -96,8 +97,9 @@ impl Engine {
         if create.columns.is_some() {
             return Ok(text);
         }
-        let Some(source) = self.catalog.open_source(create, None).await? else { return Ok(text) };
-        let columns = columns_ddl(source.declared()).replace(", ", ",\n  ");
+        let opened = self.catalog.open_source(create, None).await?;
+        let Some(columns) = opened.and_then(|opened| opened.columns) else { return Ok(text) };
+        let columns = columns_ddl(&columns).replace(", ", ",\n  ");
         let upper = text.to_ascii_uppercase();
         let Some(at) = upper.find("STORED") else { return Ok(text) };
         Ok(format!("{}(\n  {columns}\n)\n{}", text.get(..at).unwrap_or_default(), text.get(at..).unwrap_or_default()))

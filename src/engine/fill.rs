@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -12,26 +13,41 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use serde_json::json;
+use tokio::sync::Mutex;
 
 use super::Engine;
+use super::follow::Task;
+use super::lease::Lease;
 use super::prepare::{Preparation, Prepared, quarantine_name, refuse_stream, require_stream};
-use crate::delta::Table;
+use crate::delta::{Add, Spec, Table};
 use crate::error::{Error, Result};
 use crate::log::{EpochLog, SourceEntry};
 use crate::report::TableReport;
 use crate::source::records::RecordsTable;
-use crate::source::{Committed, Limits};
+use crate::source::{Committed, Limits, SlotOf};
 use crate::sql::catalog::{Leaves, Readings};
 use crate::sql::lineage;
 use crate::sql::statement::{Action, CreateTarget, Statement};
+use crate::store::Location;
 use crate::stream::write::{Target, plan_error};
-use crate::stream::{self, Planned, Planner, Query, Stream, quarantine};
+use crate::stream::{self, Following, Planned, Planner, Query, Stream, quarantine};
+
+/// From one epoch of a stream to the next where nothing else is said.
+const TRIGGER: Duration = Duration::from_secs(1);
 
 /// A table, its quarantine and its log.
 struct Home {
     table: Arc<Table>,
     quarantine: Arc<Table>,
     log: EpochLog,
+}
+
+impl Home {
+    /// Gives the tables what the log says they have.
+    async fn recover(&self, prepared: &Prepared, target: &CreateTarget) -> Result<()> {
+        let quarantine_spec = quarantine::spec(&target.name.value);
+        stream::recover(&self.log, &self.table, &prepared.spec, &self.quarantine, &quarantine_spec).await
+    }
 }
 
 impl Engine {
@@ -44,27 +60,65 @@ impl Engine {
         limits: Limits,
         report: &mut TableReport,
     ) -> Result<()> {
-        let home = self.home(target).await?;
-        let Some(prepared) = self.prepared(statement, target, Some(&home.log), over).await? else { return Ok(()) };
-        require_stream(target, &prepared)?;
+        let Some((home, prepared)) = self.settled_stream(statement, target, over, None).await? else { return Ok(()) };
+        let _lease = Lease::share(&report.location, &report.table)?;
         let limits = Limits { records: limits.records.or(prepared.max_records), ..limits };
-        stream::recover(
-            &home.log,
-            &home.table,
-            &prepared.spec,
-            &home.quarantine,
-            &quarantine::spec(&target.name.value),
-        )
-        .await?;
-        if !over {
-            self.compare(statement, target, &home, &prepared).await?;
-        }
-        let planner = self.planner(statement, target, &prepared, true).await?;
+        let planner = self.planner(statement, target, &prepared, true);
         let mut query = self.query(statement, target, home, &prepared, &planner);
         if over {
             query.start_over().await?;
         }
         query.catch_up(limits, &self.stop, report).await
+    }
+
+    /// Follows a streaming table until the end is asked for; None where it cannot be built yet.
+    pub(super) async fn follow_stream(
+        &self,
+        statement: &Statement,
+        target: &CreateTarget,
+        task: &Task<'_>,
+        over: &mut bool,
+        report: &mut TableReport,
+    ) -> Result<Option<()>> {
+        let options = task.options;
+        let settled = self.settled_stream(statement, target, *over, options.slot).await?;
+        let Some((home, prepared)) = settled else { return Ok(None) };
+        let mut streams = prepared.readings.sources.iter().filter(|reading| reading.stream);
+        if let (Some(_), Some(whole)) = (options.slot, streams.find(|reading| !reading.source.is_divisible())) {
+            return Err(Error::config(format!("`{}` has no partitions that instances could share", whole.key))
+                .at(target.query.place.clone())
+                .hint("`--slot` is for tables that read topics; follow this one by a process without it"));
+        }
+        let records = options.run.max_records.or(prepared.max_records);
+        let trigger = options.trigger.or(prepared.trigger).unwrap_or(TRIGGER);
+        let following = Following { trigger, limits: Limits { records, ..Limits::default() } };
+        let planner = self.planner(statement, target, &prepared, true);
+        let mut query = self.query(statement, target, home, &prepared, &planner);
+        query.share = options.slot;
+        query.company = task.company;
+        if std::mem::take(over) {
+            query.start_over().await?;
+        }
+        query.follow(&following, &self.stop, report).await.map(Some)
+    }
+
+    /// A streaming table whose log and tables agree, and whose query fits them.
+    async fn settled_stream(
+        &self,
+        statement: &Statement,
+        target: &CreateTarget,
+        over: bool,
+        slot: Option<SlotOf>,
+    ) -> Result<Option<(Home, Box<Prepared>)>> {
+        let home = self.home(target, slot).await?;
+        let prepared = self.prepared(statement, target, Some(&home.log), over).await?;
+        let Some(prepared) = prepared else { return Ok(None) };
+        require_stream(target, &prepared)?;
+        home.recover(&prepared, target).await?;
+        if !over {
+            self.compare(statement, target, &home, &prepared).await?;
+        }
+        Ok(Some((home, prepared)))
     }
 
     /// Computes a materialized view anew if anything that it reads has changed.
@@ -75,17 +129,10 @@ impl Engine {
         over: bool,
         report: &mut TableReport,
     ) -> Result<()> {
-        let home = self.home(target).await?;
+        let home = self.home(target, None).await?;
         let Some(prepared) = self.prepared(statement, target, None, over).await? else { return Ok(()) };
         refuse_stream(target)?;
-        stream::recover(
-            &home.log,
-            &home.table,
-            &prepared.spec,
-            &home.quarantine,
-            &quarantine::spec(&target.name.value),
-        )
-        .await?;
+        home.recover(&prepared, target).await?;
         let inputs = fingerprints(&prepared.readings).await?;
         report.version = home.table.version().await;
         let fingerprint = self.fingerprint(statement);
@@ -93,7 +140,7 @@ impl Engine {
         if same && !over && !is_volatile(&prepared.plan) {
             return Ok(());
         }
-        let planner = self.planner(statement, target, &prepared, false).await?;
+        let planner = self.planner(statement, target, &prepared, false);
         let mut query = self.query(statement, target, home, &prepared, &planner);
         for table in prepared.readings.tables.values() {
             query.table_rows += table.rows().await?;
@@ -105,11 +152,12 @@ impl Engine {
     ///
     /// # Errors
     /// A table lies there that pinsql did not write.
-    async fn home(&self, target: &CreateTarget) -> Result<Home> {
+    async fn home(&self, target: &CreateTarget, slot: Option<SlotOf>) -> Result<Home> {
         let name = &target.name.value;
         let table = self.catalog.table(name).await?;
-        let log = EpochLog::open(table.location().join(&format!("_pinsql/{name}"))).await?;
-        if log.last().is_none() && table.version().await.is_some() {
+        let shared = table.version().await.is_some() && self.agree_on_slots(&table, target, slot).await?;
+        let log = EpochLog::open(log_folder(&table, name, slot)).await?;
+        if log.last().is_none() && table.version().await.is_some() && !shared {
             return Err(Error::conflict(format!(
                 "table `{}` exists and was not made by this statement",
                 table.location()
@@ -123,6 +171,29 @@ impl Engine {
         }
         let quarantine = self.catalog.table(&quarantine_name(target)?).await?;
         Ok(Home { table, quarantine, log })
+    }
+
+    /// How many instances share a target is fixed by the first of them. Answers whether any of them has begun.
+    async fn agree_on_slots(&self, table: &Table, target: &CreateTarget, slot: Option<SlotOf>) -> Result<bool> {
+        let name = &target.name.value;
+        let folder = table.location().join(&format!("_pinsql/{name}"));
+        let logs = EpochLog::slots(&folder).await?;
+        let count = |log: &Location| log.path().filename()?.split_once("-of-")?.1.parse::<u32>().ok();
+        let Some(there) = logs.iter().find_map(count) else {
+            if slot.is_some() && EpochLog::open(folder).await?.last().is_some() {
+                return Err(Error::conflict(format!("`{name}` is filled by one instance, without `--slot`"))
+                    .at(target.name.place.clone())
+                    .hint("leave `--slot` out, or give the shared table another name"));
+            }
+            return Ok(false);
+        };
+        if slot.map(|slot| slot.count) == Some(there) {
+            return Ok(true);
+        }
+        let last = there.saturating_sub(1);
+        Err(Error::conflict(format!("`{name}` is shared by {there} instances"))
+            .at(target.name.place.clone())
+            .hint(format!("start each of them with its slot, `--slot 0/{there}` to `--slot {last}/{there}`")))
     }
 
     async fn prepared(
@@ -146,28 +217,29 @@ impl Engine {
                     target.name,
                     sources.iter().map(|source| format!("`{source}`")).collect::<Vec<_>>().join(", ")
                 );
-                self.reporter.notice(&message, Some(&target.name.place));
+                if self.said.lock().await.insert(message.clone()) {
+                    self.reporter.notice(&message, Some(&target.name.place));
+                }
                 Ok(None)
             }
         }
     }
 
-    async fn planner<'a>(
+    fn planner<'a>(
         &'a self,
         statement: &'a Statement,
         target: &'a CreateTarget,
-        prepared: &Prepared,
+        prepared: &'a Prepared,
         maintained: bool,
-    ) -> Result<TargetPlanner<'a>> {
-        let mut fixed = self.table_leaves(&prepared.readings).await?;
-        // A source that a streaming table joins without STREAM is read as it is now.
-        for reading in prepared.readings.sources.iter().filter(|reading| maintained && !reading.stream) {
-            fixed.insert(
-                (reading.key.clone(), false),
-                self.whole_leaf(reading, prepared.readings.metadata_column()).await?.0,
-            );
+    ) -> TargetPlanner<'a> {
+        TargetPlanner {
+            engine: self,
+            statement,
+            target,
+            readings: &prepared.readings,
+            maintained,
+            tables: Mutex::default(),
         }
-        Ok(TargetPlanner { engine: self, statement, target, fixed, maintained })
     }
 
     fn query<'a>(
@@ -198,6 +270,8 @@ impl Engine {
                     columns: reading.inferred.clone(),
                 })
                 .collect(),
+            share: None,
+            company: false,
             table_rows: 0,
             fingerprint: self.fingerprint(statement),
             metadata: prepared.readings.metadata_column(),
@@ -240,22 +314,56 @@ impl Engine {
     }
 }
 
+/// Where the log of a query lies; each of several instances has its own.
+fn log_folder(table: &Table, name: &str, slot: Option<SlotOf>) -> Location {
+    let folder = table.location().join(&format!("_pinsql/{name}"));
+    slot.map_or_else(|| folder.clone(), |slot| folder.join(&format!("{}-of-{}", slot.index, slot.count)))
+}
+
 /// Plans one target's epochs.
 struct TargetPlanner<'a> {
     engine: &'a Engine,
     statement: &'a Statement,
     target: &'a CreateTarget,
-    fixed: Leaves,
+    readings: &'a Readings,
     maintained: bool,
+    /// Leaves of tables, with the versions that they show.
+    tables: Mutex<(Vec<Option<u64>>, Leaves)>,
+}
+
+impl TargetPlanner<'_> {
+    /// Leaves for what is read as it is when the epoch begins: tables, and sources that a streaming table joins without STREAM.
+    async fn fixed(&self) -> Result<Leaves> {
+        let mut versions = Vec::with_capacity(self.readings.tables.len());
+        for table in self.readings.tables.values() {
+            table.follow().await?;
+            versions.push(table.version().await);
+        }
+        let mut tables = self.tables.lock().await;
+        if tables.0 != versions || tables.1.len() < versions.len() {
+            *tables = (versions, self.engine.table_leaves(self.readings).await?);
+        }
+        let mut fixed = tables.1.clone();
+        drop(tables);
+        for reading in self.readings.sources.iter().filter(|reading| self.maintained && !reading.stream) {
+            let (leaf, _) = self.engine.whole_leaf(reading, self.readings.metadata_column()).await?;
+            fixed.insert((reading.key.clone(), false), leaf);
+        }
+        Ok(fixed)
+    }
 }
 
 #[async_trait]
 impl Planner for TargetPlanner<'_> {
+    async fn merge(&self, table: &Table, spec: &Spec, files: Vec<Add>) -> Result<Planned> {
+        self.engine.merge_plan(table, spec, files).await
+    }
+
     async fn plan(&self, streams: BTreeMap<String, Arc<dyn TableProvider>>) -> Result<Planned> {
         let partitions = streams.values().map(partitions).max().unwrap_or(1);
         let session = &self.engine.session;
         let context = if self.maintained { session.narrow_context(partitions) } else { session.context() };
-        let mut leaves = self.fixed.clone();
+        let mut leaves = self.fixed().await?;
         let first: Arc<str> = streams.keys().next().map_or("", String::as_str).into();
         leaves.extend(streams.into_iter().map(|(key, leaf)| ((key, self.maintained), leaf)));
         let plan = self.engine.target_plan(&context, self.statement, self.target, &leaves).await?;
@@ -276,13 +384,14 @@ fn partitions(leaf: &Arc<dyn TableProvider>) -> usize {
 }
 
 /// What a view's inputs are now. A view is computed anew when this, or its text, differs from what its log says.
-async fn fingerprints(readings: &Readings) -> Result<BTreeMap<String, SourceEntry>> {
+pub(super) async fn fingerprints(readings: &Readings) -> Result<BTreeMap<String, SourceEntry>> {
     let mut inputs = BTreeMap::new();
     for reading in &readings.sources {
         let committed = reading.source.fingerprint().await?;
         inputs.insert(reading.key.clone(), SourceEntry { committed, columns: None });
     }
     for (name, table) in &readings.tables {
+        table.follow().await?;
         let committed = Committed(json!({ "table": table.id().await, "version": table.version().await }));
         inputs.insert(name.clone(), SourceEntry { committed, columns: None });
     }
@@ -290,7 +399,7 @@ async fn fingerprints(readings: &Readings) -> Result<BTreeMap<String, SourceEntr
 }
 
 /// Whether the same inputs may give other rows: `now()`, `random()`.
-fn is_volatile(plan: &LogicalPlan) -> bool {
+pub(super) fn is_volatile(plan: &LogicalPlan) -> bool {
     let mut found = false;
     // The closures never fail.
     let _ = plan.apply_with_subqueries(|node| {

@@ -4,17 +4,21 @@
 
 mod describe;
 mod fill;
+mod follow;
 mod graph;
+mod lease;
 mod once;
 mod prepare;
+mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::execution::context::SessionContext;
 use xxhash_rust::xxh3::Xxh3;
 
+pub use self::follow::StreamOptions;
 use self::graph::{Step, order, query_of};
 use self::prepare::{Preparation, Prepared};
 use crate::clock::{self, Clock, Stopwatch};
@@ -73,6 +77,8 @@ pub struct Engine {
     reporter: Arc<dyn Reporter>,
     stop: Stop,
     built: Vec<TableReport>,
+    /// Notices that were given once and need not be given again.
+    said: tokio::sync::Mutex<BTreeSet<String>>,
 }
 
 impl Engine {
@@ -104,6 +110,7 @@ impl Engine {
             reporter,
             stop: Stop::default(),
             built: Vec::new(),
+            said: tokio::sync::Mutex::default(),
         })
     }
 
@@ -118,8 +125,15 @@ impl Engine {
                 Some(Arc::new(error))
             }
         };
-        self.catalog.settle().await;
+        self.settle().await;
         self.summary("run", watch, tables, error)
+    }
+
+    /// Waits for what goes on in the background: checkpoints, and clients that say goodbye.
+    async fn settle(&self) {
+        self.catalog.settle().await;
+        // A goodbye that was not heard costs nobody anything.
+        let _ = tokio::task::spawn_blocking(crate::source::kafka::farewell).await;
     }
 
     /// Every selected table is listed, those too that an error came before.
@@ -140,7 +154,7 @@ impl Engine {
     async fn run_all(&mut self, options: &RunOptions, tables: &mut Vec<TableReport>) -> Result<()> {
         let steps = self.selected_steps(options)?;
         self.refuse_wrong_text(&steps).await?;
-        let limits = Limits { records: options.max_records, everything: false };
+        let limits = Limits { records: options.max_records, ..Limits::default() };
         for step in &steps {
             if self.stop.is_stopped() {
                 break;
@@ -372,7 +386,7 @@ impl Engine {
                 break;
             }
         }
-        self.catalog.settle().await;
+        self.settle().await;
         Ok(())
     }
 

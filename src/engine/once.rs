@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::prepare::{Preparation, named_columns, refuse_stream};
-use crate::delta::{Change, Commit, Spec, Table, schema};
+use crate::delta::{Add, Change, Commit, Spec, Table, schema};
 use crate::error::{Error, Result};
 use crate::log::EpochLog;
 use crate::report::TableReport;
@@ -27,6 +27,7 @@ use crate::sql::query::Query;
 use crate::sql::statement::{CreateTarget, Insert, Kind, Statement};
 use crate::stream::expect::Rule;
 use crate::stream::write::{Target, Written, plan_error, write};
+use crate::stream::{Planned, compact};
 
 /// Rows of a result that are shown together at least.
 const ROWS_TOGETHER: usize = 1024;
@@ -228,8 +229,16 @@ impl Engine {
         let Written { adds, rows, dropped, violations } =
             write(plan, ready.context.task_ctx(), &target, nowhere).await?;
         self.warn_of_rejects(&ready.taps);
-        let commit =
-            Commit { spec: &spec, attempt: Uuid::new_v4(), txn: None, change, adds, removes: Vec::new(), operation };
+        let commit = Commit {
+            spec: &spec,
+            attempt: Uuid::new_v4(),
+            txn: None,
+            change,
+            adds,
+            removes: Vec::new(),
+            seen_live: 0,
+            operation,
+        };
         if rows > 0 || change == Change::Replace {
             report.version = Some(table.commit(&commit).await?);
         } else {
@@ -247,49 +256,37 @@ impl Engine {
     pub(super) async fn optimize(&mut self, name: &crate::sql::text::Name) -> Result<()> {
         let table = self.existing(name).await?;
         let Some(spec) = table.spec().await? else { return Ok(()) };
-        let target_bytes = i64::try_from(spec.properties.target_file_bytes).unwrap_or(i64::MAX);
-        let mut partitions: std::collections::BTreeMap<Vec<(String, Option<String>)>, Vec<_>> = Default::default();
-        for file in table.live().await?.into_iter().filter(|file| file.size < target_bytes / 2) {
-            let mut key: Vec<_> = file.partition_values.clone().into_iter().collect();
-            key.sort_unstable();
-            partitions.entry(key).or_default().push(file);
-        }
-        let small: Vec<_> = partitions.into_values().filter(|files| files.len() > 1).flatten().collect();
+        let target_bytes = spec.properties.target_file_bytes;
+        let (live, version) = (table.live().await?, table.version().await.unwrap_or_default());
+        let small: Vec<_> =
+            compact::by_partition(live.into_iter().filter(|file| compact::is_small(file, target_bytes)))
+                .into_values()
+                .filter(|files| files.len() > 1)
+                .flatten()
+                .collect();
         if small.is_empty() {
             self.reporter.notice(&format!("`{name}` has no small files to merge"), None);
             return Ok(());
         }
+        let planned = self.merge_plan(&table, &spec, small.clone()).await?;
+        let before = small.len();
+        let merged = compact::merge(Arc::clone(&table), spec, planned, small, version).await?;
+        self.reporter.notice(&format!("`{name}`: {before} files became {}", merged.len()), None);
+        Ok(())
+    }
+
+    /// A plan over the rows of some files.
+    pub(super) async fn merge_plan(&self, table: &Table, spec: &Spec, files: Vec<Add>) -> Result<Planned> {
         let context = self.session.context();
-        let rows = table.files_provider(self.session.runtime(), small.clone()).await?;
+        let rows = table.files_provider(self.session.runtime(), files).await?;
+        let columns = spec.schema.fields().iter().map(|field| Expr::Column(Column::from_name(field.name())));
         let plan = LogicalPlanBuilder::scan("t", datafusion::datasource::provider_as_source(rows), None)
-            .and_then(|scan| {
-                scan.project(spec.schema.fields().iter().map(|field| Expr::Column(Column::from_name(field.name()))))
-            })
+            .and_then(|scan| scan.project(columns))
             .and_then(LogicalPlanBuilder::build)
             .map_err(plan_error)?;
         let plan = context.state().create_physical_plan(&plan).await.map_err(plan_error)?;
         let plan = Arc::new(CoalescePartitionsExec::new(plan));
-        let target = Target {
-            name: name.value.as_str().into(),
-            table: Arc::clone(&table),
-            spec: spec.clone(),
-            rules: Arc::from([]),
-            source: "".into(),
-        };
-        let written = write(plan, context.task_ctx(), &target, mpsc::channel(1).0).await?;
-        let (before, after) = (small.len(), written.adds.len());
-        let commit = Commit {
-            spec: &spec,
-            attempt: Uuid::new_v4(),
-            txn: None,
-            change: Change::Rewrite,
-            adds: written.adds,
-            removes: small,
-            operation: "OPTIMIZE",
-        };
-        table.commit(&commit).await?;
-        self.reporter.notice(&format!("`{name}`: {before} files became {after}"), None);
-        Ok(())
+        Ok(Planned { plan, context: context.task_ctx(), source: "".into() })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Floor 6: uses `stream`, `sql`, `delta`, `source`, `options`, `error`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
@@ -17,7 +18,7 @@ use super::Engine;
 use crate::delta::{Properties, Spec, schema};
 use crate::error::{Error, Result, nearest};
 use crate::options::Options;
-use crate::source::{Limits, MetadataColumn, Tap, empty_leaf};
+use crate::source::{Limits, MetadataColumn, Opening, Tap, empty_leaf};
 use crate::sql::catalog::{Leaves, Reading, Readings, converted};
 use crate::sql::statement::{Action, Constraint, CreateTarget, Statement};
 use crate::sql::{explain_at, maintain};
@@ -31,6 +32,7 @@ pub(super) struct Prepared {
     pub plan: LogicalPlan,
     pub quarantine: String,
     pub max_records: Option<u64>,
+    pub trigger: Option<Duration>,
 }
 
 /// How far a statement got while it was prepared.
@@ -62,8 +64,7 @@ impl Engine {
         let max_records = options.take_count("pinsql.max_records")?;
         let quarantine =
             options.take("pinsql.quarantine").map_or_else(|| format!("{}_quarantine", target.name), |pair| pair.value);
-        // How often a stream commits; a run has no use for it.
-        options.take("pinsql.trigger");
+        let trigger = options.take_duration("pinsql.trigger")?;
         options.finish(&format!("table `{}`", target.name))?;
         let rules = rules(&context, target, &table_schema)?;
         let spec = Spec {
@@ -72,7 +73,7 @@ impl Engine {
             comment: target.comment.clone(),
             properties,
         };
-        Ok(Preparation::Ready(Box::new(Prepared { readings, spec, rules, plan, quarantine, max_records })))
+        Ok(Preparation::Ready(Box::new(Prepared { readings, spec, rules, plan, quarantine, max_records, trigger })))
     }
 
     /// Leaves to plan over: sources without rows, and the tables as they are.
@@ -120,8 +121,8 @@ impl Engine {
     ) -> Result<(Arc<dyn TableProvider>, Arc<Tap>)> {
         let tap = Arc::new(Tap::counting(reading.key.as_str().into()));
         let nowhere = self.catalog.location(".").await?;
-        let mut cursor = reading.source.open(None, &nowhere).await?;
-        let leaf = match cursor.next(&Limits { records: None, everything: true }).await? {
+        let mut cursor = reading.source.open(&Opening::of_now(&nowhere)).await?;
+        let leaf = match cursor.next(&Limits { everything: true, ..Limits::default() }).await? {
             Some(input) => input.table(Arc::clone(&tap), metadata)?,
             None => empty_leaf(reading.source.as_ref(), metadata),
         };

@@ -6,6 +6,7 @@
 //! `cells` (results), and `progress`.
 
 mod cells;
+mod live;
 mod progress;
 pub mod render;
 pub mod summary;
@@ -24,10 +25,11 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tracing_subscriber::fmt::MakeWriter;
 
+use self::live::Live;
 use self::progress::Progress;
 use self::table::ResultTable;
 use crate::error::{Error, Place, Result};
-use crate::report::{EpochReport, Reporter, Summary, TableReport};
+use crate::report::{Condition, EpochReport, Reporter, StatusSummary, Summary, TableReport};
 
 /// How things are shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,6 +77,7 @@ pub struct Output {
     results: Mutex<Results>,
     messages: Mutex<Writer>,
     progress: Progress,
+    live: Mutex<Live>,
     is_closed: AtomicBool,
     closing: Notify,
 }
@@ -92,6 +95,7 @@ impl Output {
             results: Mutex::new(Results { writer: results, failure: None, table: ResultTable::new(look.json) }),
             messages: Mutex::new(messages),
             progress: Progress::new(look.progress),
+            live: Mutex::default(),
             is_closed: AtomicBool::new(false),
             closing: Notify::new(),
         }
@@ -147,6 +151,29 @@ impl Output {
             self.json_line(summary);
         } else if let Some(total) = summary::total(summary) {
             self.line(&total);
+        }
+    }
+
+    /// Shows how a stream is getting on: in place on a terminal, else in lines; `--json` and `-q` have no use for it.
+    pub fn glance(&self) {
+        for (table, line) in locked(&self.live).glance() {
+            if self.look.progress {
+                self.progress.say(&table, line);
+            } else if !self.look.json {
+                self.line(&line);
+            }
+        }
+    }
+
+    /// What `status` found.
+    pub fn status(&self, found: &StatusSummary) {
+        if let Some(error) = &found.error {
+            self.error(error);
+        }
+        if self.look.json {
+            self.json_line(found);
+        } else {
+            self.text(&summary::status(&found.tables));
         }
     }
 
@@ -261,6 +288,7 @@ struct EpochLine<'a> {
 
 impl Reporter for Output {
     fn epoch(&self, report: &EpochReport) {
+        locked(&self.live).epoch(report);
         if self.look.json {
             self.json_line(&EpochLine { event: "epoch", report });
         }
@@ -281,6 +309,11 @@ impl Reporter for Output {
         if !self.look.quiet {
             self.message(&render::notice(message, place, self.look.colors));
         }
+    }
+
+    fn condition(&self, table: &str, condition: &Condition<'_>) {
+        locked(&self.live).condition(table, condition);
+        self.line(&summary::condition(table, condition));
     }
 
     fn progress(&self, table: &str, read: u64) {

@@ -39,6 +39,18 @@ impl Progress {
         }
     }
 
+    /// A line of a table in words.
+    pub(super) fn say(&self, table: &str, line: String) {
+        let Some(lines) = &self.lines else { return };
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(table.to_owned()).or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            lines.add(ProgressBar::new_spinner().with_style(style))
+        });
+        bar.set_message(line);
+        bar.tick();
+    }
+
     /// Writes something without cutting a line in two.
     pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         match &self.lines {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::text::{counted, duration, shown_line, thousands, width};
 use crate::error::{Error, ErrorKind};
-use crate::report::{Status, Summary, TableReport};
+use crate::report::{Condition, Status, Summary, TableReport, TableStatus};
 
 /// A line per table, each with a line end; more where rows were put aside or a constraint was broken.
 pub fn tables(command: &str, tables: &[TableReport]) -> String {
@@ -27,6 +27,43 @@ pub fn tables(command: &str, tables: &[TableReport]) -> String {
         lines.extend(details(table).iter().map(|line| format!("{}  {line}\n", " ".repeat(name_width))));
     }
     lines.concat()
+}
+
+/// What `status` found: a line per target, and one per source below it.
+pub fn status(tables: &[TableStatus]) -> String {
+    let name_width = tables.iter().map(|table| width(&table.table)).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for table in tables {
+        let name = padded(&table.table, name_width);
+        let (Some(epoch), Some(at)) = (table.epoch, table.at) else {
+            lines.push(format!("{name}  not built yet\n"));
+            continue;
+        };
+        let version = table.version.map_or_else(|| "–".to_owned(), thousands);
+        let at = at.format("%Y-%m-%d %H:%M:%S");
+        let lag = counted(table.lag, "record");
+        let epoch = thousands(epoch);
+        lines.push(format!("{name}  version {version}  epoch {epoch}  committed {at} UTC  {lag} waiting\n"));
+        let indent = " ".repeat(name_width);
+        lines.extend(table.sources.iter().map(|one| format!("{indent}  {}: {}\n", one.source, one.position)));
+    }
+    lines.concat()
+}
+
+/// How it stands with a table that is followed, in one line.
+pub fn condition(table: &str, condition: &Condition<'_>) -> String {
+    match condition {
+        Condition::Running => format!("{table}: running"),
+        Condition::Stopped => format!("{table}: stopped"),
+        Condition::Waiting { error, pause } => format!(
+            "{table}: waiting: {}; tried again in {}",
+            shown_line(error.message().lines().next().unwrap_or_default()),
+            duration(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX))
+        ),
+        Condition::Failed(error) => {
+            format!("{table}: failed: {}", shown_line(error.message().lines().next().unwrap_or_default()))
+        }
+    }
 }
 
 fn padded(text: &str, columns: usize) -> String {

@@ -11,12 +11,15 @@
 //! or inside one, changes nothing of that.
 
 pub mod files;
+pub mod kafka;
+pub mod payload;
 pub mod records;
 pub mod table;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow::array::{BinaryViewArray, StructArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -43,6 +46,27 @@ pub const LINEAGE_PAYLOAD: &str = "__pinsql_payload";
 #[serde(transparent)]
 pub struct Committed(pub serde_json::Value);
 
+impl Committed {
+    /// The position in words for people: offsets by topic, objects that were read, a table's version.
+    pub fn in_words(&self) -> String {
+        let value = &self.0;
+        if let Ok(kafka) = serde_json::from_value::<kafka::positions::Saved>(value.clone()) {
+            return kafka.to_string();
+        }
+        if let Some(version) = value["positions"]["versions"]["at"].as_str() {
+            return format!("version {version}");
+        }
+        if let (Some(segments), Some(recent)) = (value["segments"].as_array(), value["recent"].as_array()) {
+            let rows: u64 = segments.iter().filter_map(|segment| segment["rows"].as_u64()).sum();
+            return format!("{} objects", rows + recent.len() as u64);
+        }
+        if let Some(version) = value["version"].as_u64() {
+            return format!("version {version}");
+        }
+        "read whole".to_owned()
+    }
+}
+
 /// How much one epoch may take of a source.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
@@ -50,6 +74,48 @@ pub struct Limits {
     pub records: Option<u64>,
     /// Everything at once, whatever it is: a materialized view is computed over all of its input.
     pub everything: bool,
+    /// A source that never ends hands out no more for one epoch after this time.
+    pub time: Option<Duration>,
+}
+
+/// One of several instances that share a target's partitions: `--slot i/n`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotOf {
+    /// From 0.
+    pub index: u32,
+    /// Of how many.
+    pub count: u32,
+}
+
+impl SlotOf {
+    /// Whether this instance reads a partition.
+    pub fn has(self, partition: i32) -> bool {
+        u32::try_from(partition).is_ok_and(|partition| partition % self.count.max(1) == self.index)
+    }
+}
+
+/// How a source is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening<'a> {
+    /// How far it is read; None: not at all.
+    pub committed: Option<&'a Committed>,
+    /// A folder that the source may keep files in, under names that were never used.
+    pub state: &'a Location,
+    /// Who reads: the name that other tools see.
+    pub query: &'a str,
+    /// Whether it is read on and on; else it ends where it ends now.
+    pub follow: bool,
+    /// The partitions that this instance reads; None: all.
+    pub share: Option<SlotOf>,
+    /// Whether other targets of this process may want the same.
+    pub company: bool,
+}
+
+impl<'a> Opening<'a> {
+    /// Everything that is there now, for a query that nothing is kept of.
+    pub fn of_now(state: &'a Location) -> Self {
+        Self { committed: None, state, query: "reader", follow: false, share: None, company: false }
+    }
 }
 
 /// A topic, a stream, a prefix or a table that records come from.
@@ -61,22 +127,47 @@ pub trait Source: Debug + Send + Sync {
     /// The type of `_metadata`; None for a table of the lake.
     fn metadata(&self) -> Option<DataType>;
 
+    /// Whether several instances can share its partitions.
+    fn is_divisible(&self) -> bool {
+        false
+    }
+
+    /// Whether a partition has to be named together with its topic.
+    fn has_topics(&self) -> bool {
+        false
+    }
+
     /// What is there now, as a value that changes when anything comes, goes or is changed.
     async fn fingerprint(&self) -> Result<Committed>;
 
-    /// Opens the source behind `committed` (None: at its beginning) and fixes where it ends. `state` is a folder that the
-    /// source may keep files in, under names that were never used.
-    async fn open(&self, committed: Option<&Committed>, state: &Location) -> Result<Box<dyn Cursor>>;
+    /// Opens the source behind what is committed and fixes where it ends.
+    async fn open(&self, opening: &Opening<'_>) -> Result<Box<dyn Cursor>>;
 }
 
 /// A source that is being read.
 #[async_trait]
 pub trait Cursor: Send {
+    /// Moves the end to what is there now.
+    async fn look(&mut self) -> Result<()>;
+
+    /// A position that has to be kept before anything is read: where a source that was started at its end had it.
+    fn pinned(&self) -> Option<Committed> {
+        None
+    }
+
     /// The next input, or None when everything up to the end is handed out.
     async fn next(&mut self, limits: &Limits) -> Result<Option<Arc<dyn Input>>>;
 
     /// Called when a query has read an input to its end, before its epoch is logged.
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished>;
+
+    /// Called when the epoch is logged.
+    fn acknowledge(&mut self) {}
+
+    /// Whether so much is waiting in memory that the next epoch should not be waited for.
+    fn is_pressing(&self, _limits: &Limits) -> bool {
+        false
+    }
 }
 
 /// A leaf without rows, to plan over before there are any.
@@ -93,6 +184,9 @@ pub trait Input: std::any::Any + Debug + Send + Sync {
     /// The leaf to plan over: the source's columns, `_metadata` where `visible` says so, and the lineage columns where the
     /// source has records. What is not a row goes to `tap`.
     fn table(&self, tap: Arc<Tap>, visible: MetadataColumn) -> Result<Arc<dyn TableProvider>>;
+
+    /// Hands out no more than it has until now, where it can end early.
+    fn close(&self) {}
 }
 
 /// Whether the statement speaks of `_metadata`. DataFusion has no hidden columns, so the column is there only if it is named.

@@ -1,6 +1,6 @@
 //! The leaf of every source of records: payloads go in, decoded columns come out, and what is no row goes to the tap.
 //!
-//! Floor 3: uses `decode`, `source`, `error`. The projection reaches the decoder, so a column that nobody selects is checked
+//! Floor 3: uses `decode`, `source`, `error`. A source has its records decoded, or as they are, in columns of `_metadata` and the bytes. The projection reaches the decoder, so a column that nobody selects is checked
 //! but never built.
 //!
 //! A streaming query must have looked at every record that its log says is read, whatever its plan leaves unread: a join with
@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, BinaryViewArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array};
@@ -37,10 +38,10 @@ use crate::decode::{Decoder, Envelope, Mode, Reject};
 use crate::error::{Error, Result};
 
 /// Decoded batches that may wait for whoever takes them.
-const BATCHES_AHEAD: usize = 2;
+const BATCHES_AHEAD: usize = 1;
 
 /// Records that were read together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Chunk {
     /// The records' bytes; null for a tombstone.
     pub payloads: BinaryViewArray,
@@ -48,6 +49,32 @@ pub struct Chunk {
     pub metadata: StructArray,
     /// Records that cannot be read whatever the decoder thinks of them, with the reason; ascending.
     pub unreadable: Vec<(u32, String)>,
+    /// Records beside these that the source's options leave out.
+    pub skipped: u64,
+}
+
+impl Chunk {
+    /// The memory that it takes.
+    pub fn bytes(&self) -> usize {
+        self.payloads.get_array_memory_size() + self.metadata.get_array_memory_size()
+    }
+
+    /// Cuts the chunk behind `rows` records; answers the rest, and leaves it what was skipped.
+    pub fn split(&mut self, rows: usize) -> Self {
+        let behind = self.payloads.len() - rows;
+        let cut = self.unreadable.partition_point(|(row, _)| (*row as usize) < rows);
+        let unreadable = self.unreadable.split_off(cut);
+        let shift = u32::try_from(rows).unwrap_or(u32::MAX);
+        let rest = Self {
+            payloads: self.payloads.slice(rows, behind),
+            metadata: self.metadata.slice(rows, behind),
+            unreadable: unreadable.into_iter().map(|(row, reason)| (row - shift, reason)).collect(),
+            skipped: std::mem::take(&mut self.skipped),
+        };
+        self.payloads = self.payloads.slice(0, rows);
+        self.metadata = self.metadata.slice(0, rows);
+        rest
+    }
 }
 
 /// Where chunks come from: what is specific to files, topics or shards.
@@ -55,8 +82,8 @@ pub trait Records: fmt::Debug + Send + Sync {
     /// How many streams may be read side by side.
     fn partitions(&self) -> usize;
 
-    /// Reads one of them, in the order of its positions.
-    fn read(&self, partition: usize) -> BoxStream<'static, Result<Chunk>>;
+    /// Reads one of them, in the order of its positions. `again`: the plan reads it more than once.
+    fn read(self: Arc<Self>, partition: usize, again: bool) -> BoxStream<'static, Result<Chunk>>;
 }
 
 /// How payloads become columns.
@@ -81,25 +108,67 @@ impl Decoding {
     }
 }
 
+/// Where a column of the raw form comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawOrigin {
+    /// The record's bytes.
+    Payload,
+    /// This field of `_metadata`.
+    Metadata(&'static str),
+}
+
+/// A column of the raw form.
+#[derive(Debug, Clone)]
+pub struct RawColumn {
+    /// Its name and type.
+    pub field: Field,
+    /// What is in it.
+    pub from: RawOrigin,
+}
+
+/// What the records of a source look like to a query.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// Payloads are decoded into columns.
+    Decoded(Decoding),
+    /// Every record is a row as it came.
+    Raw(Arc<[RawColumn]>),
+}
+
+impl Form {
+    fn columns(&self) -> Result<SchemaRef> {
+        match self {
+            Self::Decoded(decoding) => decoding.visible_columns(),
+            Self::Raw(columns) => {
+                Ok(Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>())))
+            }
+        }
+    }
+}
+
 /// A table over records.
 #[derive(Debug, Clone)]
 pub struct RecordsTable {
     records: Arc<dyn Records>,
-    decoding: Decoding,
+    form: Form,
     metadata_type: DataType,
     tap: Arc<Tap>,
     schema: SchemaRef,
     readers: Arc<Readers>,
 }
 
-/// The partitions that somebody reads or has read, with their tasks.
+/// The partitions that somebody reads or has read, with their tasks, and how often the plan reads the table.
 #[derive(Debug, Default)]
-struct Readers(Mutex<BTreeMap<usize, Option<JoinHandle<Result<()>>>>>);
+struct Readers(Mutex<BTreeMap<usize, Option<JoinHandle<Result<()>>>>>, AtomicUsize);
 
 impl Readers {
     /// Whether this is the first reading of a partition.
     fn first(&self, partition: usize) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, None).is_none()
+        let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The task of a first reading stays: it has to be waited for.
+        let is_first = !readers.contains_key(&partition);
+        readers.entry(partition).or_default();
+        is_first
     }
 
     fn keep(&self, partition: usize, task: JoinHandle<Result<()>>) {
@@ -116,47 +185,47 @@ pub async fn exhaust(table: &dyn TableProvider) -> Result<()> {
     let table: &dyn std::any::Any = table;
     let Some(table) = table.downcast_ref::<RecordsTable>() else { return Ok(()) };
     let mut running = table.readers.take();
-    for partition in 0..table.records.partitions() {
-        match running.remove(&partition) {
-            Some(Some(task)) => task.await.map_err(|error| Error::internal(format!("a reader stopped: {error}")))??,
-            Some(None) => {}
-            None => {
-                let leaf = table.leaf(Arc::new(Schema::empty()));
-                let mut rows = leaf.decoded(partition, true)?;
-                while rows.try_next().await?.is_some() {}
+    // Side by side: partitions may share room, and one that nobody reads would take it from the others.
+    let readings = (0..table.records.partitions()).map(|partition| {
+        let reader = running.remove(&partition);
+        async move {
+            match reader {
+                Some(Some(task)) => {
+                    task.await.map_err(|error| Error::internal(format!("a reader stopped: {error}")))?
+                }
+                Some(None) => Ok(()),
+                None => {
+                    let mut rows = table.leaf(Arc::new(Schema::empty())).decoded(partition, true)?;
+                    while rows.try_next().await?.is_some() {}
+                    Ok(())
+                }
             }
         }
-    }
-    Ok(())
+    });
+    futures::future::try_join_all(readings).await.map(drop)
 }
 
 impl RecordsTable {
     /// A table with the decoded columns, and `_metadata` where it is named.
     pub fn new(
         records: Arc<dyn Records>,
-        decoding: Decoding,
+        form: Form,
         metadata_type: DataType,
         tap: Arc<Tap>,
         visible: MetadataColumn,
     ) -> Result<Self> {
-        let mut fields: Vec<Arc<Field>> = decoding.visible_columns()?.fields().iter().cloned().collect();
+        let mut fields: Vec<Arc<Field>> = form.columns()?.fields().iter().cloned().collect();
         if visible == MetadataColumn::Named {
             fields.push(Arc::new(Field::new(METADATA, metadata_type.clone(), true)));
         }
-        Ok(Self {
-            records,
-            decoding,
-            metadata_type,
-            tap,
-            schema: Arc::new(Schema::new(fields)),
-            readers: Arc::default(),
-        })
+        Ok(Self { records, form, metadata_type, tap, schema: Arc::new(Schema::new(fields)), readers: Arc::default() })
     }
 
     fn leaf(&self, schema: SchemaRef) -> Leaf {
         Leaf {
             records: Arc::clone(&self.records),
-            decoding: self.decoding.clone(),
+            form: self.form.clone(),
+            metadata_type: self.metadata_type.clone(),
             tap: Arc::clone(&self.tap),
             schema,
             readers: Arc::clone(&self.readers),
@@ -201,6 +270,7 @@ impl TableProvider for RecordsTable {
         _limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        self.readers.1.fetch_add(1, Ordering::Relaxed);
         let leaf = self.leaf(Arc::new(self.schema.project(&projection)?));
         Ok(DataSourceExec::from_data_source(leaf))
     }
@@ -209,7 +279,8 @@ impl TableProvider for RecordsTable {
 #[derive(Debug, Clone)]
 struct Leaf {
     records: Arc<dyn Records>,
-    decoding: Decoding,
+    form: Form,
+    metadata_type: DataType,
     tap: Arc<Tap>,
     schema: SchemaRef,
     readers: Arc<Readers>,
@@ -220,7 +291,7 @@ impl Leaf {
     fn decoded(&self, partition: usize, loud: bool) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let decode = Decode::new(self, loud)?;
         let batches = futures::stream::try_unfold(
-            (decode, self.records.read(partition)),
+            (decode, Arc::clone(&self.records).read(partition, self.readers.1.load(Ordering::Relaxed) > 1)),
             |(mut decode, mut chunks)| async move {
                 let Some(chunk) = chunks.next().await else { return Ok(None) };
                 let batch = decode.chunk(chunk?).await?;
@@ -320,12 +391,15 @@ enum Origin {
     /// `_rescued_data` where nobody declared it: the decoder adds it behind the others.
     Rescued,
     Metadata,
+    /// A field of `_metadata`, by position.
+    MetadataField(usize),
     Payload,
 }
 
 /// Decodes the chunks of one partition.
 struct Decode {
-    decoder: Decoder,
+    /// None where records are rows as they are.
+    decoder: Option<Decoder>,
     fails: bool,
     loud: bool,
     tap: Arc<Tap>,
@@ -335,52 +409,82 @@ struct Decode {
 
 impl Decode {
     fn new(leaf: &Leaf, loud: bool) -> Result<Self> {
-        let all = leaf.decoding.visible_columns()?;
-        let mut projection = Vec::new();
-        let mut origins = Vec::new();
-        for field in leaf.schema.fields() {
-            origins.push(match field.name().as_str() {
-                METADATA | LINEAGE_METADATA => Origin::Metadata,
-                LINEAGE_PAYLOAD => Origin::Payload,
-                name => {
-                    let index = all.index_of(name).map_err(|error| Error::internal(error.to_string()))?;
-                    if index < leaf.decoding.columns.fields().len() {
-                        projection.push(index);
-                        Origin::Decoded(projection.len() - 1)
-                    } else {
-                        Origin::Rescued
-                    }
-                }
-            });
-        }
-        let decoder = leaf.decoding.decoder(Some(&projection))?;
-        let fails = matches!(leaf.decoding.mode, Mode::FailFast);
+        let (decoder, origins) = match &leaf.form {
+            Form::Decoded(decoding) => decoded_origins(decoding, &leaf.schema)?,
+            Form::Raw(columns) => (None, raw_origins(columns, &leaf.metadata_type, &leaf.schema)?),
+        };
+        let fails = matches!(&leaf.form, Form::Decoded(Decoding { mode: Mode::FailFast, .. }));
         Ok(Self { decoder, fails, loud, tap: Arc::clone(&leaf.tap), schema: Arc::clone(&leaf.schema), origins })
     }
 
     async fn chunk(&mut self, chunk: Chunk) -> Result<RecordBatch> {
-        let decoded = self.decoder.decode(&chunk.payloads)?;
-        if self.loud {
-            self.tap.count_read(chunk.payloads.len() as u64);
-            self.tap.count_dropped(decoded.dropped);
-            if !decoded.rejects.is_empty() {
-                self.reject(&chunk, decoded.rejects).await?;
-            }
+        let records = chunk.payloads.len();
+        let Some(decoder) = &mut self.decoder else { return self.raw_chunk(&chunk).await };
+        let decoded = match chunk.unreadable.is_empty() {
+            true => decoder.decode(&chunk.payloads)?,
+            false => decoder.decode(&without(&chunk.payloads, &chunk.unreadable))?,
+        };
+        self.count(&chunk, decoded.dropped);
+        if self.loud && !decoded.rejects.is_empty() {
+            self.reject(&chunk, decoded.rejects).await?;
         }
-        let whole = decoded.rows.len() == chunk.payloads.len()
-            && decoded.rows.iter().enumerate().all(|(index, row)| index == *row as usize);
+        let whole =
+            decoded.rows.len() == records && decoded.rows.iter().enumerate().all(|(index, row)| index == *row as usize);
         let rows = UInt32Array::from(decoded.rows);
-        let pick = |array: &dyn Array| if whole { Ok(array.slice(0, array.len())) } else { take(array, &rows, None) };
+        self.batch(&chunk, Some(&decoded.batch), (!whole).then_some(&rows), rows.len())
+    }
+
+    /// Records as they are; only those that were too long for that are none.
+    async fn raw_chunk(&self, chunk: &Chunk) -> Result<RecordBatch> {
+        self.count(chunk, 0);
+        let records = chunk.payloads.len();
+        if chunk.unreadable.is_empty() {
+            return self.batch(chunk, None, None, records);
+        }
+        let reject = |(payload, reason): &(u32, String)| Reject { payload: *payload, reason: reason.clone() };
+        if self.loud {
+            self.reject(chunk, chunk.unreadable.iter().map(reject).collect()).await?;
+        }
+        let is_row = |row: &u32| chunk.unreadable.binary_search_by_key(row, |(index, _)| *index).is_err();
+        let count = u32::try_from(records).unwrap_or(u32::MAX);
+        let rows: UInt32Array = (0..count).filter(is_row).collect::<Vec<_>>().into();
+        self.batch(chunk, None, Some(&rows), rows.len())
+    }
+
+    fn count(&self, chunk: &Chunk, dropped: u64) {
+        if self.loud {
+            self.tap.count_read(chunk.payloads.len() as u64 + chunk.skipped);
+            self.tap.count_dropped(dropped + chunk.skipped);
+        }
+    }
+
+    /// The leaf's columns: those that were decoded, and of the others the rows in `picked`, or all.
+    fn batch(
+        &self,
+        chunk: &Chunk,
+        decoded: Option<&RecordBatch>,
+        picked: Option<&UInt32Array>,
+        rows: usize,
+    ) -> Result<RecordBatch> {
+        let pick = |array: &dyn Array| match picked {
+            None => Ok(array.slice(0, array.len())),
+            Some(rows) => take(array, rows, None).map_err(arrow_fault),
+        };
+        let of_decoded = |index: Option<usize>| {
+            let column = decoded.and_then(|batch| Some(batch.column(index.or(batch.num_columns().checked_sub(1))?)));
+            column.cloned().ok_or_else(|| Error::internal("a column that was not decoded"))
+        };
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.origins.len());
         for origin in &self.origins {
             columns.push(match origin {
-                Origin::Decoded(index) => Arc::clone(decoded.batch.column(*index)),
-                Origin::Rescued => Arc::clone(decoded.batch.column(decoded.batch.num_columns() - 1)),
-                Origin::Metadata => pick(&chunk.metadata).map_err(arrow_fault)?,
-                Origin::Payload => pick(&chunk.payloads).map_err(arrow_fault)?,
+                Origin::Decoded(index) => of_decoded(Some(*index))?,
+                Origin::Rescued => of_decoded(None)?,
+                Origin::Metadata => pick(&chunk.metadata)?,
+                Origin::MetadataField(index) => pick(chunk.metadata.column(*index))?,
+                Origin::Payload => pick(&chunk.payloads)?,
             });
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(arrow_fault)
     }
 
@@ -414,6 +518,56 @@ impl Decode {
         self.tap.reject(rejects).await;
         Ok(())
     }
+}
+
+/// The payloads without those that cannot be read: what is left of them may look like a whole record.
+fn without(payloads: &BinaryViewArray, unreadable: &[(u32, String)]) -> BinaryViewArray {
+    let keep = |row: usize| unreadable.binary_search_by_key(&row, |(index, _)| *index as usize).is_err();
+    payloads.iter().enumerate().map(|(row, payload)| payload.filter(|_| keep(row))).collect()
+}
+
+/// A decoder of the columns that the leaf shows, and where each of them comes from.
+fn decoded_origins(decoding: &Decoding, schema: &Schema) -> Result<(Option<Decoder>, Vec<Origin>)> {
+    let all = decoding.visible_columns()?;
+    let mut projection = Vec::new();
+    let mut origins = Vec::new();
+    for field in schema.fields() {
+        origins.push(match field.name().as_str() {
+            METADATA | LINEAGE_METADATA => Origin::Metadata,
+            LINEAGE_PAYLOAD => Origin::Payload,
+            name => {
+                let index = all.index_of(name).map_err(|error| Error::internal(error.to_string()))?;
+                if index < decoding.columns.fields().len() {
+                    projection.push(index);
+                    Origin::Decoded(projection.len() - 1)
+                } else {
+                    Origin::Rescued
+                }
+            }
+        });
+    }
+    Ok((Some(decoding.decoder(Some(&projection))?), origins))
+}
+
+fn raw_origins(columns: &[RawColumn], metadata: &DataType, schema: &Schema) -> Result<Vec<Origin>> {
+    let DataType::Struct(fields) = metadata else { return Err(Error::internal("`_metadata` is not a struct")) };
+    let origin = |field: &Arc<Field>| match field.name().as_str() {
+        METADATA | LINEAGE_METADATA => Ok(Origin::Metadata),
+        LINEAGE_PAYLOAD => Ok(Origin::Payload),
+        name => {
+            let column = columns.iter().find(|column| column.field.name() == name);
+            match column.map(|column| column.from) {
+                Some(RawOrigin::Payload) => Ok(Origin::Payload),
+                Some(RawOrigin::Metadata(of)) => fields
+                    .iter()
+                    .position(|field| field.name() == of)
+                    .map(Origin::MetadataField)
+                    .ok_or_else(|| Error::internal(format!("`_metadata` has no `{of}`"))),
+                None => Err(Error::internal(format!("no column `{name}`"))),
+            }
+        }
+    };
+    schema.fields().iter().map(origin).collect()
 }
 
 /// What mode `failfast` says of the first record that is no row.

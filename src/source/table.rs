@@ -11,11 +11,10 @@ use datafusion::catalog::TableProvider;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use serde::{Deserialize, Serialize};
 
-use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Source, Tap};
+use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Opening, Source, Tap};
 use crate::delta::{Table, VersionRange};
 use crate::epoch::{Position, Positions, Span};
 use crate::error::{Error, Result};
-use crate::store::Location;
 
 /// The one partition.
 const PARTITION: &str = "versions";
@@ -63,8 +62,8 @@ impl Source for TableStream {
         Ok(Committed(serde_json::json!({ "table": self.id, "version": self.table.version().await })))
     }
 
-    async fn open(&self, committed: Option<&Committed>, _state: &Location) -> Result<Box<dyn Cursor>> {
-        let saved = match committed {
+    async fn open(&self, opening: &Opening<'_>) -> Result<Box<dyn Cursor>> {
+        let saved = match opening.committed {
             None => Saved { table: self.id.clone(), positions: Positions::default() },
             Some(Committed(saved)) => serde_json::from_value(saved.clone())
                 .map_err(|error| Error::internal(format!("the log's position in a table cannot be read: {error}")))?,
@@ -90,6 +89,12 @@ struct Versions {
 
 #[async_trait]
 impl Cursor for Versions {
+    async fn look(&mut self) -> Result<()> {
+        self.table.follow().await?;
+        self.end = self.table.version().await.unwrap_or(self.end);
+        Ok(())
+    }
+
     async fn next(&mut self, _limits: &Limits) -> Result<Option<Arc<dyn Input>>> {
         let from = self.saved.positions.of(PARTITION);
         if from.number().is_some_and(|read| read >= self.end) {

@@ -25,9 +25,34 @@ use crate::delta::Table;
 use crate::error::{Error, Place, Result, nearest};
 use crate::options::{OptionPair, Options};
 use crate::source::files::{FileOptions, Files};
+use crate::source::kafka::fetches::Fetches;
+use crate::source::kafka::{Kafka, KafkaOptions, Taken};
 use crate::source::table::TableStream;
 use crate::source::{METADATA, MetadataColumn, Source};
 use crate::store::{self, Location, Stores};
+
+/// A source of records that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The source.
+    pub source: Arc<dyn Source>,
+    /// Its columns, as declared or inferred; None where they are what they are, as those of the raw form.
+    pub columns: Option<Schema>,
+}
+
+impl From<Files> for Opened {
+    fn from(files: Files) -> Self {
+        let columns = Some(files.declared().clone());
+        Self { source: Arc::new(files), columns }
+    }
+}
+
+impl From<Kafka> for Opened {
+    fn from(kafka: Kafka) -> Self {
+        let columns = kafka.declared().cloned();
+        Self { source: Arc::new(kafka), columns }
+    }
+}
 
 /// A source that a query reads, opened.
 #[derive(Debug, Clone)]
@@ -88,12 +113,21 @@ pub struct Catalog {
     stores: Arc<Stores>,
     lake: String,
     clock: Arc<dyn Clock>,
+    fetches: Arc<Fetches>,
 }
 
 impl Catalog {
     /// An empty catalog over a lake.
     pub fn new(stores: Arc<Stores>, lake: String, clock: Arc<dyn Clock>) -> Self {
-        Self { declared: BTreeMap::new(), tables: Mutex::default(), promised: None, stores, lake, clock }
+        Self {
+            declared: BTreeMap::new(),
+            tables: Mutex::default(),
+            promised: None,
+            stores,
+            lake,
+            clock,
+            fetches: Arc::default(),
+        }
     }
 
     /// Declares what a statement creates. Other statements declare nothing.
@@ -208,7 +242,8 @@ impl Catalog {
         pinned: &(dyn Fn(&str) -> Option<String> + Sync),
     ) -> Result<Readings> {
         let mut readings = Readings::default();
-        let mut walk = Walk { catalog: self, session, pinned, path: Vec::new(), readings: &mut readings };
+        let mut walk =
+            Walk { catalog: self, session, pinned, path: Vec::new(), inline: BTreeMap::new(), readings: &mut readings };
         walk.query(query, false).await?;
         Ok(readings)
     }
@@ -270,38 +305,73 @@ impl Catalog {
     }
 
     /// Opens a declared source; None where there is nothing to infer its columns from.
-    pub async fn open_source(&self, create: &CreateSource, pinned: Option<String>) -> Result<Option<Files>> {
+    pub async fn open_source(&self, create: &CreateSource, pinned: Option<String>) -> Result<Option<Opened>> {
         let name = &create.name;
-        if create.format != SourceFormat::Json {
-            return Err(Error::sql(format!("source `{name}` is of a format that this version does not read"))
-                .at(name.place.clone())
-                .hint("STORED AS JSON reads files in a folder or an S3 prefix"));
-        }
-        let location = create.location.as_ref().ok_or_else(|| {
-            Error::sql(format!("source `{name}` has no location")).at(name.place.clone()).hint("add LOCATION '…'")
-        })?;
         let mut options = Options::new(converted(&create.options))?;
-        let file_options = FileOptions::take(&mut options)?;
-        options.finish(&format!("source `{name}`"))?;
-        if create.columns.is_none() && self.promised.is_some() {
-            return Ok(None);
-        }
+        let of = format!("source `{name}`");
         let columns = match &create.columns {
             Some(columns) => Some(columns.clone()),
             None => pinned.map(|columns| parse_columns(&columns)).transpose()?,
         };
-        let opened = Files::open(&self.stores, &location.value, file_options, columns).await;
-        let opened = opened.map_err(|error| error.at(location.place.clone()))?;
-        Ok(opened.map(|files| files.said_at(location.place.clone())))
+        let is_untyped = create.columns.is_none() && self.promised.is_some();
+        match create.format {
+            SourceFormat::Json => {
+                let location = create.location.as_ref().ok_or_else(|| {
+                    Error::sql(format!("{of} has no location")).at(name.place.clone()).hint("add LOCATION '…'")
+                })?;
+                let file_options = FileOptions::take(&mut options)?;
+                options.finish(&of)?;
+                if is_untyped {
+                    return Ok(None);
+                }
+                let opened = Files::open(&self.stores, &location.value, file_options, columns).await;
+                let opened = opened.map_err(|error| error.at(location.place.clone()))?;
+                Ok(opened.map(|files| files.said_at(location.place.clone()).into()))
+            }
+            SourceFormat::Kafka => {
+                let place = create.location.as_ref().map_or(&name.place, |location| &location.place);
+                let location = create.location.as_ref().map(|location| location.value.as_str());
+                let kafka = KafkaOptions::take(&mut options, location, Taken::Decoded, self.stores.base());
+                let kafka = kafka.map_err(|error| error.at(place.clone()))?;
+                options.finish(&of)?;
+                if is_untyped {
+                    return Ok(None);
+                }
+                let opened = Kafka::decoded(kafka, columns, Arc::clone(&self.fetches))
+                    .await
+                    .map_err(|error| error.at(place.clone()))?;
+                Ok(opened.map(Opened::from))
+            }
+            SourceFormat::Kinesis => Err(Error::sql(format!("{of} is of a format that this version does not read"))
+                .at(name.place.clone())
+                .hint("STORED AS JSON reads files in a folder or an S3 prefix, STORED AS KAFKA reads topics")),
+        }
     }
 
-    async fn open_inline(&self, inline: &InlineSource, place: &Place, pinned: Option<String>) -> Result<Option<Files>> {
-        if inline.function != SourceFunction::ReadFiles {
-            return Err(Error::sql(format!("{} is not read by this version", inline.function.name()))
-                .at(place.clone())
-                .hint("read_files reads files in a folder or an S3 prefix"));
-        }
+    async fn open_inline(
+        &self,
+        inline: &InlineSource,
+        place: &Place,
+        pinned: Option<String>,
+    ) -> Result<Option<Opened>> {
         let mut options = Options::new(converted(&inline.options))?;
+        match inline.function {
+            SourceFunction::ReadFiles => self.read_files(options, place, pinned).await,
+            SourceFunction::ReadKafka => {
+                let kafka = KafkaOptions::take(&mut options, None, Taken::Raw, self.stores.base());
+                let kafka = kafka.map_err(|error| error.at(place.clone()))?;
+                options.finish("read_kafka")?;
+                Ok(Some(Kafka::raw(kafka, Arc::clone(&self.fetches)).into()))
+            }
+            SourceFunction::ReadKinesis => {
+                Err(Error::sql(format!("{} is not read by this version", inline.function.name()))
+                    .at(place.clone())
+                    .hint("read_files reads files in a folder or an S3 prefix, read_kafka reads topics"))
+            }
+        }
+    }
+
+    async fn read_files(&self, mut options: Options, place: &Place, pinned: Option<String>) -> Result<Option<Opened>> {
         let path = options.take("path").ok_or_else(|| {
             Error::sql("read_files has no path").at(place.clone()).hint("say read_files('folder', format => 'json')")
         })?;
@@ -318,7 +388,7 @@ impl Catalog {
         };
         let opened = Files::open(&self.stores, &path.value, file_options, columns).await;
         let opened = opened.map_err(|error| error.at(path.value_place.clone()))?;
-        Ok(opened.map(|files| files.said_at(path.value_place)))
+        Ok(opened.map(|files| files.said_at(path.value_place).into()))
     }
 }
 
@@ -328,6 +398,8 @@ struct Walk<'a> {
     session: &'a Session,
     pinned: &'a (dyn Fn(&str) -> Option<String> + Sync),
     path: Vec<String>,
+    /// The functions that were read, by key: with other options the same key would be another source.
+    inline: BTreeMap<String, InlineSource>,
     readings: &'a mut Readings,
 }
 
@@ -347,6 +419,14 @@ impl Walk<'_> {
     async fn relation(&mut self, relation: &Relation, stream: bool) -> Result<()> {
         let catalog = self.catalog;
         let key = key_of(relation);
+        if let RelationTarget::Inline(inline) = &relation.target {
+            let first = self.inline.entry(key.clone()).or_insert_with(|| inline.clone());
+            if !same_options(first, inline) {
+                return Err(Error::sql(format!("`{key}` is read twice with other options"))
+                    .at(relation.place.clone())
+                    .hint("declare both as external tables, under names of their own"));
+            }
+        }
         if self.readings.sources.iter().any(|reading| reading.key == key && reading.stream == stream) {
             return Ok(());
         }
@@ -354,14 +434,14 @@ impl Walk<'_> {
             RelationTarget::Named(name) => name,
             RelationTarget::Inline(inline) => {
                 let opened = catalog.open_inline(inline, &relation.place, (self.pinned)(&key)).await?;
-                self.files(key, stream, opened, true);
+                self.opened(key, stream, opened, true);
                 return Ok(());
             }
         };
         match catalog.declaration(name).map(|statement| &statement.kind) {
             Some(Kind::Source(create)) => {
                 let opened = catalog.open_source(create, (self.pinned)(&key)).await?;
-                self.files(key, stream, opened, create.columns.is_none());
+                self.opened(key, stream, opened, create.columns.is_none());
                 Ok(())
             }
             Some(Kind::View(view)) => {
@@ -383,12 +463,12 @@ impl Walk<'_> {
         }
     }
 
-    fn files(&mut self, key: String, stream: bool, opened: Option<Files>, undeclared: bool) {
+    fn opened(&mut self, key: String, stream: bool, opened: Option<Opened>, undeclared: bool) {
         match opened {
             None => self.readings.empty.push(key),
-            Some(files) => {
-                let inferred = undeclared.then(|| columns_ddl(files.declared()));
-                self.readings.sources.push(Reading { key, source: Arc::new(files), stream, inferred });
+            Some(Opened { source, columns }) => {
+                let inferred = columns.as_ref().filter(|_| undeclared).map(columns_ddl);
+                self.readings.sources.push(Reading { key, source, stream, inferred });
             }
         }
     }
@@ -417,6 +497,14 @@ impl Walk<'_> {
     }
 }
 
+fn same_options(one: &InlineSource, other: &InlineSource) -> bool {
+    let pairs = |inline: &InlineSource| -> BTreeMap<String, String> {
+        let pair = |pair: &SqlOption| (pair.key.value.to_ascii_lowercase(), pair.value.value.clone());
+        inline.options.iter().map(pair).collect()
+    };
+    pairs(one) == pairs(other)
+}
+
 /// Whether a query says STREAM by itself.
 fn reads_with_stream(query: &Query) -> bool {
     query.relations.iter().any(|relation| relation.stream)
@@ -427,7 +515,8 @@ pub fn key_of(relation: &Relation) -> String {
     match &relation.target {
         RelationTarget::Named(name) => name.clone(),
         RelationTarget::Inline(inline) => {
-            let path = inline.options.iter().find(|pair| pair.key.value.eq_ignore_ascii_case("path"));
+            let named = |key: &str| inline.options.iter().find(|pair| pair.key.value.eq_ignore_ascii_case(key));
+            let path = ["path", "subscribe", "subscribePattern"].into_iter().find_map(named);
             format!("{}({})", inline.function.name(), path.map_or("", |pair| pair.value.value.as_str()))
         }
     }

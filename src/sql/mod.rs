@@ -15,6 +15,7 @@ pub mod parser;
 pub mod query;
 mod refusals;
 mod relations;
+mod secrets;
 pub mod session;
 mod stars;
 pub mod statement;

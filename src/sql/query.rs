@@ -4,6 +4,7 @@
 //! what sqlparser says of wrong text is said again in our words, at the right place.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -13,7 +14,7 @@ use super::dialect::PinsqlDialect;
 use super::relations::resolve;
 use super::streams::take_streams;
 use super::text::{OptionPair, SqlText};
-use super::tokens::{Cursor, END_HINT, is_word, source_text, unclosed};
+use super::tokens::{Cursor, END_HINT, is_word, shown_text, unclosed};
 use crate::error::{Error, Place, Result, nearest};
 
 /// Clauses of a query, for "did you mean".
@@ -45,7 +46,7 @@ const CLAUSES: [&str; 24] = [
 ];
 
 /// A query and what it reads.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Query {
     /// The tree, with the names of [`Relation::binding`] where tables stand.
     pub ast: Box<ast::Query>,
@@ -53,10 +54,17 @@ pub struct Query {
     pub relations: Vec<Relation>,
     /// Where it begins.
     pub place: Place,
-    /// As it was written, variables not replaced.
+    /// As it was written, variables not replaced, with stars where a secret stands.
     pub sql: String,
     /// Every identifier in it, in lower case.
     words: BTreeSet<String>,
+}
+
+impl fmt::Debug for Query {
+    /// Without the tree, which may hold a secret where a function is mistyped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("sql", &self.sql).field("relations", &self.relations).finish_non_exhaustive()
+    }
 }
 
 /// Something that a query reads.
@@ -140,7 +148,7 @@ pub(super) fn parse_query(cursor: &mut Cursor<'_>) -> Result<Query> {
     });
     let words: BTreeSet<String> = words.collect();
     let relations = resolve(text, &mut ast, &streams.starts, &words, &place)?;
-    Ok(Query { ast, relations, place, sql: source_text(text, tokens).to_owned(), words })
+    Ok(Query { ast, relations, place, sql: shown_text(text, tokens), words })
 }
 
 fn parse_tokens(text: &SqlText, tokens: &[TokenWithSpan]) -> Result<Box<ast::Query>> {

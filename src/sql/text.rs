@@ -1,21 +1,18 @@
 //! The SQL text of one file: where things stand in it, and how it is quoted without showing a secret.
 //!
-//! Uses `error` only. Columns count characters, as an editor does; the tokenizer counts the same way.
+//! Uses `error`, `options` and the search for secrets. Columns count characters, as an editor does; the tokenizer counts the same way.
 
 use std::fmt;
 use std::ops::Range;
 
-use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Whitespace};
+use datafusion::sql::sqlparser::tokenizer::{Location, Whitespace};
 
-use super::dialect::PinsqlDialect;
+use super::secrets;
 use crate::error::Place;
-
-/// Parts of an option's key that tell that its value is nobody's business.
-const SECRET_KEYS: [&str; 9] =
-    ["password", "passphrase", "secret", "token", "jaas", "credential", "private", "accesskey", "access.key"];
+use crate::options::is_harmless;
 
 /// One SQL file, or the text of a command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SqlText {
     /// The file as the user named it, or `-c`.
     pub name: String,
@@ -37,7 +34,7 @@ impl SqlText {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let is_ascii = text.is_ascii();
         let mut this = Self { name: name.into(), text, lines, is_ascii, secrets: Vec::new() };
-        this.secrets = this.find_secrets();
+        this.secrets = secrets::find(&this);
         this
     }
 
@@ -45,7 +42,7 @@ impl SqlText {
     pub fn place(&self, start: Location, end: Location) -> Place {
         let start = if start.line == 0 { self.end() } else { start };
         let line = self.line(start.line);
-        let text = self.hidden(line);
+        let text = self.masked(line, |secret| "*".repeat(secret.chars().count()));
         let rest = (text.chars().count() as u64 + 1).saturating_sub(start.column);
         let width = if end.line == start.line { end.column.saturating_sub(start.column) } else { rest };
         Place {
@@ -72,11 +69,27 @@ impl SqlText {
         self.hidden(self.offset(start)..self.offset(end))
     }
 
-    /// The bytes of a range as text, with stars where a secret stands.
+    /// The bytes of a range as text, with three stars where a secret stands, however long it is.
     pub fn hidden(&self, range: Range<usize>) -> String {
-        let Some(slice) = self.text.get(range.clone()) else { return String::new() };
-        let is_secret = |at: usize| self.secrets.iter().any(|secret| secret.contains(&at));
-        slice.char_indices().map(|(at, c)| if is_secret(range.start + at) && c != '\n' { '*' } else { c }).collect()
+        self.masked(range, |_| "***".to_owned())
+    }
+
+    /// Whether anything in it must not be shown.
+    pub fn has_secrets(&self) -> bool {
+        !self.secrets.is_empty()
+    }
+
+    fn masked(&self, range: Range<usize>, mask: impl Fn(&str) -> String) -> String {
+        let mut shown = String::new();
+        let mut done = range.start;
+        for secret in self.secrets.iter().filter(|secret| secret.start < range.end && secret.end > range.start) {
+            let (start, end) = (secret.start.max(done), secret.end.min(range.end).max(done));
+            shown.push_str(self.text.get(done..start).unwrap_or_default());
+            shown.push_str(&self.text.get(start..end).map(&mask).unwrap_or_default());
+            done = end;
+        }
+        shown.push_str(self.text.get(done..range.end).unwrap_or_default());
+        shown
     }
 
     /// Where a location is, in bytes from the start of the text. Behind the end is the end.
@@ -112,59 +125,13 @@ impl SqlText {
         let end = if self.text[start..end].ends_with('\r') { end - 1 } else { end };
         start..end
     }
-
-    /// A value is secret when the key in front of it says so: `'…password' = 'x'`, `secret => 'x'`, `'…token' 'x'`.
-    fn find_secrets(&self) -> Vec<Range<usize>> {
-        let mut tokens = Vec::new();
-        // What cannot be tokenized is reported later; the part before it is hidden all the same.
-        let _ = Tokenizer::new(&PinsqlDialect, &self.text).tokenize_with_location_into_buf(&mut tokens);
-        tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
-        let mut secrets = Vec::new();
-        for at in 1..tokens.len() {
-            if string_of(&tokens[at]).is_some() && is_secret_key(&key_before(&tokens[..at])) {
-                let range = self.offset(tokens[at].span.start)..self.offset(tokens[at].span.end);
-                let open = self.text[range.clone()].find('\'').map_or(0, |quote| quote + 1);
-                secrets.push(range.start + open..range.end - 1);
-            }
-        }
-        secrets
-    }
 }
 
-fn string_of(token: &TokenWithSpan) -> Option<&str> {
-    match &token.token {
-        Token::SingleQuotedString(text)
-        | Token::EscapedStringLiteral(text)
-        | Token::NationalStringLiteral(text)
-        | Token::SingleQuotedRawStringLiteral(text) => Some(text),
-        _ => None,
+impl fmt::Debug for SqlText {
+    /// Without the text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlText").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// The key that the last of these tokens ends, with or without an equals sign behind it.
-fn key_before(tokens: &[TokenWithSpan]) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    let mut tokens = tokens.iter().rev().peekable();
-    tokens.next_if(|token| matches!(token.token, Token::Eq | Token::RArrow));
-    for token in tokens {
-        match &token.token {
-            Token::Word(word) => parts.push(&word.value),
-            Token::Period => parts.push("."),
-            _ => {
-                if parts.is_empty() {
-                    parts.extend(string_of(token));
-                }
-                break;
-            }
-        }
-    }
-    parts.reverse();
-    parts.concat()
-}
-
-fn is_secret_key(key: &str) -> bool {
-    let key = key.to_lowercase();
-    SECRET_KEYS.iter().any(|secret| key.contains(secret))
 }
 
 /// The text of a comment token, without its marks.
@@ -211,9 +178,9 @@ pub struct OptionPair {
 }
 
 impl fmt::Debug for OptionPair {
-    /// Without the value of a secret.
+    /// Without a value that may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = if is_secret_key(&self.key.value) { "***" } else { &self.value.value };
+        let value = if is_harmless(&self.key.value) { &self.value.value } else { "***" };
         write!(f, "{:?} = {value:?}", self.key.value)
     }
 }

@@ -400,6 +400,14 @@ pub(super) fn source_text<'a>(text: &'a SqlText, tokens: &[TokenWithSpan]) -> &'
     }
 }
 
+/// As [`source_text`], with stars where a secret stands.
+pub(super) fn shown_text(text: &SqlText, tokens: &[TokenWithSpan]) -> String {
+    match (tokens.first(), tokens.last()) {
+        (Some(first), Some(last)) => text.quote(first.span.start, last.span.end),
+        _ => String::new(),
+    }
+}
+
 /// Whether a token is this word, unquoted, in any case.
 pub(super) fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(Word { value, quote_style: None, .. }) if value.eq_ignore_ascii_case(word))

@@ -113,6 +113,11 @@ impl Stores {
         Self { settings, layer, opened: Mutex::default() }
     }
 
+    /// The folder that relative paths count from.
+    pub fn base(&self) -> &FilePath {
+        &self.settings.base
+    }
+
     /// Opens `s3://bucket/prefix`, `file:///folder`, or a folder's path (relative ones count from the project).
     pub async fn open(&self, text: &str) -> Result<Location> {
         match text.split_once("://") {
@@ -201,7 +206,26 @@ pub fn failed(doing: impl fmt::Display, error: object_store::Error) -> Error {
     // The AWS chain lists in further lines what it tried; the log keeps them.
     let cause = said.unwrap_or_else(|| cause.lines().next().unwrap_or_default());
     let cause = if cause.starts_with("no credentials found") { "there are no AWS credentials" } else { cause };
-    Error::world(format!("{doing}: {cause}")).hint(hint).caused_by(error)
+    let passes = matches!(error, object_store::Error::Generic { .. }) && !is_of_the_disk(cause);
+    let failed = Error::world(format!("{doing}: {cause}")).hint(hint).caused_by(error);
+    if passes { failed.passing() } else { failed }
+}
+
+/// Faults of this machine's disk, which stay until somebody mends them.
+fn is_of_the_disk(words: &str) -> bool {
+    ["No space left", "Read-only", "Permission denied", "Not a directory"].iter().any(|sign| words.contains(sign))
+}
+
+/// Whether a store's fault that passes is behind an error.
+pub fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(fault) = error.downcast_ref::<object_store::Error>() {
+            return matches!(fault, object_store::Error::Generic { .. }) && !is_of_the_disk(&root_cause(fault));
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What S3 says in the XML of a refusal.

@@ -11,6 +11,7 @@ use arrow::array::{Array, AsArray, BinaryViewArray, BooleanArray, RecordBatch, S
 use arrow::compute::{filter_record_batch, prep_null_mask_filter, take, take_record_batch};
 use datafusion::physical_expr::PhysicalExpr;
 
+use super::json::json_rows;
 use crate::error::{Error, Result};
 use crate::source::Rejects;
 
@@ -170,16 +171,6 @@ fn rejects(rule: &Rule, batch: &RecordBatch, lineage: &Lineage, rows: &[u32]) ->
         metadata,
         rows: Some(json_rows(&violating)?),
     })
-}
-
-/// Each row as a JSON object; columns that are NULL stand there as null.
-pub fn json_rows(batch: &RecordBatch) -> Result<Vec<String>> {
-    let mut writer = arrow::json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-    writer.write(batch).and_then(|()| writer.finish()).map_err(fault)?;
-    let text = String::from_utf8(writer.into_inner()).map_err(|error| Error::internal(error.to_string()))?;
-    Ok(text.lines().map(str::to_owned).collect())
 }
 
 fn fault(error: arrow::error::ArrowError) -> Error {

@@ -1,17 +1,22 @@
 //! The epoch loop: choose inputs, plan, execute, write files, append to the log, roll Delta forward.
 //!
 //! Floor 5: uses `source`, `delta`, `log`, `epoch`, `report`, `clock`, `error`. It knows no SQL: a [`Planner`] turns the
-//! epoch's leaves into a plan.
+//! epoch's leaves into a plan. [`Query::catch_up`] runs epochs to the end, [`Query::follow`] for ever.
 //!
 //! Whatever dies in between: before the log's entry is put, the files that were written are named by nobody and the epoch
 //! is done again; after it, [`recover`] gives Delta what the entry names. There is no third case.
 
+pub mod compact;
 pub mod expect;
+mod follow;
+mod json;
 pub mod quarantine;
+pub mod stop;
 pub mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
@@ -20,20 +25,35 @@ use datafusion::physical_plan::ExecutionPlan;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+pub use self::follow::{Following, Pauses};
+pub use self::stop::Stop;
 use self::write::{Target, Written, write};
 use crate::clock::{Clock, Stopwatch};
 use crate::delta::{Add, Change, Commit, Spec, Table, Txn};
 use crate::epoch::Epoch;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::log::{Counts, Entry, EpochLog, Identity, SourceEntry, TableEntry};
 use crate::report::{EpochReport, Reporter, TableReport};
-use crate::source::{Cursor, Finished, Input, Limits, MetadataColumn, Rejects, Source, Tap, empty_leaf, records};
+use crate::source::{
+    Cursor, Finished, Input, Limits, MetadataColumn, Opening, Rejects, SlotOf, Source, Tap, empty_leaf, records,
+};
+
+/// How long the first epoch of a process reads a source that does not end by itself. Each one after it may take twice as
+/// long as the one before: soon after a start something is committed, and a long run is not cut into small pieces.
+const FIRST_EPOCH: Duration = Duration::from_millis(500);
+/// How long an epoch reads at most.
+const LONGEST_EPOCH: Duration = Duration::from_secs(8);
+/// How often a run tries again what passes.
+const RUN_TRIES: u32 = 3;
 
 /// Turns the leaves of one epoch into a plan.
 #[async_trait]
 pub trait Planner: Send + Sync {
     /// A fresh plan over the leaves, which are named by their sources' keys.
     async fn plan(&self, leaves: BTreeMap<String, Arc<dyn TableProvider>>) -> Result<Planned>;
+
+    /// A plan over the rows of some files of a table, in one partition.
+    async fn merge(&self, table: &Table, spec: &Spec, files: Vec<Add>) -> Result<Planned>;
 }
 
 /// A plan to execute.
@@ -58,22 +78,6 @@ pub struct Stream {
     pub columns: Option<String>,
 }
 
-/// Asks a command to end between two epochs.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<std::sync::atomic::AtomicBool>);
-
-impl Stop {
-    /// Asks for the end.
-    pub fn stop(&self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// Whether the end was asked for.
-    pub fn is_stopped(&self) -> bool {
-        self.0.load(std::sync::atomic::Ordering::Relaxed)
-    }
-}
-
 /// A query that fills a table, and everything it needs for that.
 pub struct Query<'a> {
     /// The table, its columns and constraints.
@@ -86,6 +90,10 @@ pub struct Query<'a> {
     pub log: EpochLog,
     /// What it reads.
     pub streams: Vec<Stream>,
+    /// The partitions that this instance reads; None: all.
+    pub share: Option<SlotOf>,
+    /// Whether this process follows other targets as well.
+    pub company: bool,
     /// Rows of the tables that it reads as they are.
     pub table_rows: u64,
     /// A digest of its text.
@@ -134,48 +142,127 @@ async fn commit(entry: &Entry, named: &TableEntry, table: &Table, spec: &Spec) -
         change: if named.replace { Change::Replace } else { Change::Append },
         adds: named.adds.clone(),
         removes: Vec::new(),
+        seen_live: 0,
         operation: "STREAMING UPDATE",
     };
     table.commit(&commit).await
 }
 
 impl Query<'_> {
-    /// Runs epochs until every source is read to where it ended when this began; adds what they did to `report`.
-    pub async fn catch_up(mut self, limits: Limits, stop: &Stop, report: &mut TableReport) -> Result<()> {
-        let mut cursors = self.open().await?;
-        self.create_table(report).await?;
+    /// Runs epochs until every source is read to where it ended when this began; adds what they did to `report`. What
+    /// passes, as a broker that is away for a moment, is tried again a few times.
+    pub async fn catch_up(&mut self, limits: Limits, stop: &Stop, report: &mut TableReport) -> Result<()> {
+        let mut cursors = self.open(false).await?;
+        self.create_table(self.pinned(&cursors), report).await?;
+        let mut tries = 0;
+        loop {
+            let epochs = report.epochs;
+            let result = self.epochs(&mut cursors, limits, stop, report).await;
+            let Err(error) = result else { return Ok(()) };
+            tries = if report.epochs > epochs { 1 } else { tries + 1 };
+            if !error.is_passing() || tries > RUN_TRIES || stop.is_stopped() {
+                return Err(error);
+            }
+            tracing::warn!(table = report.table, %error, "an epoch failed; it is tried again");
+            drop(cursors);
+            self.reopen().await?;
+            cursors = self.open(false).await?;
+        }
+    }
+
+    async fn epochs(
+        &mut self,
+        cursors: &mut Cursors,
+        limits: Limits,
+        stop: &Stop,
+        report: &mut TableReport,
+    ) -> Result<()> {
+        let mut time = FIRST_EPOCH;
         while !stop.is_stopped() {
             let watch = Stopwatch::start();
-            let inputs = next_inputs(&mut cursors, &limits).await?;
+            let inputs = next_inputs(cursors, &Limits { time: Some(time), ..limits }).await?;
             if inputs.is_empty() {
                 break;
             }
-            let done = self.epoch(&mut cursors, inputs).await?;
+            let done = self.closing_epoch(cursors, inputs, stop).await?;
             self.tell(&done, watch.elapsed_ms(), report);
+            time = (time * 2).min(LONGEST_EPOCH);
         }
+        self.fold().await;
         Ok(())
     }
 
-    async fn open(&self) -> Result<Cursors> {
+    async fn fold(&mut self) {
+        if self.log.is_long()
+            && let Err(error) = self.log.fold().await
+        {
+            tracing::warn!(%error, "old entries of the log stay");
+        }
+    }
+
+    /// Opens the sources behind what the log says is read.
+    async fn open(&self, follow: bool) -> Result<Cursors> {
         let state = self.log.state();
         let mut cursors = Cursors::new();
         for stream in &self.streams {
             let known = self.log.last().and_then(|entry| entry.sources.get(&stream.key));
-            let cursor = stream.source.open(known.map(|source| &source.committed), &state).await?;
-            cursors.insert(stream.key.clone(), cursor);
+            let opening = Opening {
+                committed: known.map(|source| &source.committed),
+                state: &state,
+                query: &self.target.name,
+                follow,
+                share: self.share,
+                company: self.company,
+            };
+            cursors.insert(stream.key.clone(), stream.source.open(&opening).await?);
         }
         Ok(cursors)
     }
 
-    /// A table without rows is there all the same, so that others can read it.
-    async fn create_table(&mut self, report: &mut TableReport) -> Result<()> {
-        if self.target.table.version().await.is_none() && self.log.last().is_none() {
-            let table = TableEntry { adds: Vec::new(), rows: 0, replace: false };
-            let entry = self.entry(BTreeMap::new(), Some(table), None, Counts::default());
+    /// Goes back to what is committed, after an error: what of the last epoch has taken effect, the log says.
+    async fn reopen(&mut self) -> Result<()> {
+        self.target.table.refresh().await?;
+        self.quarantine.refresh().await?;
+        self.log.reopen().await?;
+        recover(&self.log, &self.target.table, &self.target.spec, &self.quarantine, &self.quarantine_spec).await
+    }
+
+    fn pinned(&self, cursors: &Cursors) -> Sources {
+        let pinned = self.streams.iter().filter_map(|stream| {
+            let committed = cursors.get(&stream.key)?.pinned()?;
+            Some((stream.key.clone(), SourceEntry { committed, columns: stream.columns.clone() }))
+        });
+        pinned.collect()
+    }
+
+    /// A table without rows is there all the same, so that others can read it; and where a source was started at its end, that
+    /// end is kept.
+    async fn create_table(&mut self, pinned: Sources, report: &mut TableReport) -> Result<()> {
+        let known = self.log.last().map(|entry| entry.sources.clone());
+        let mut sources = known.clone().unwrap_or_default();
+        sources.extend(pinned);
+        if known.is_none_or(|known| known != sources) {
+            if self.share.is_some() {
+                self.target.table.refresh().await?;
+            }
+            let is_missing = self.target.table.version().await.is_none();
+            let table = is_missing.then(|| TableEntry { adds: Vec::new(), rows: 0, replace: false });
+            let entry = self.entry(sources, table, None, Counts::default());
             self.append(entry).await?;
         }
         report.version = self.target.table.version().await;
         Ok(())
+    }
+
+    /// An epoch that reads no further when the end is asked for.
+    async fn closing_epoch(&mut self, cursors: &mut Cursors, inputs: Inputs, stop: &Stop) -> Result<Done> {
+        let handles: Vec<Arc<dyn Input>> = inputs.values().cloned().collect();
+        let mut epoch = std::pin::pin!(self.epoch(cursors, inputs));
+        tokio::select! {
+            done = &mut epoch => return done,
+            () = stop.stopped() => handles.iter().for_each(|input| input.close()),
+        }
+        epoch.await
     }
 
     async fn epoch(&mut self, cursors: &mut Cursors, inputs: Inputs) -> Result<Done> {
@@ -185,11 +272,15 @@ impl Query<'_> {
         for (key, input) in inputs {
             let Some(cursor) = cursors.get_mut(&key) else { continue };
             let Finished { committed, lost, lag } = cursor.finish(input).await?;
-            done.lag += lag;
+            done.counts.lag += lag;
             done.lost = done.lost.zip(lost).map(|(before, more)| before + more);
             let columns =
                 self.streams.iter().find(|stream| stream.key == key).and_then(|stream| stream.columns.clone());
             sources.insert(key, SourceEntry { committed, columns });
+        }
+        if done.counts == Counts::default() && self.log.last().is_some_and(|entry| entry.sources == sources) {
+            // It was closed before anything came.
+            return Ok(Done { is_nothing: true, ..done });
         }
         let table = (gathered.written.rows > 0).then_some(TableEntry {
             adds: gathered.written.adds,
@@ -198,12 +289,14 @@ impl Query<'_> {
         });
         let (adds, rows) = gathered.quarantined;
         let quarantine = (rows > 0).then_some(TableEntry { adds, rows, replace: false });
-        self.put(sources, table, quarantine, done).await
+        let done = self.put(sources, table, quarantine, done).await?;
+        cursors.values_mut().for_each(|cursor| cursor.acknowledge());
+        Ok(done)
     }
 
     /// Computes the table anew over everything its sources hold, and swaps it in one commit. `fingerprints` say what was there.
     pub async fn refresh(
-        mut self,
+        &mut self,
         fingerprints: BTreeMap<String, SourceEntry>,
         report: &mut TableReport,
     ) -> Result<()> {
@@ -211,8 +304,9 @@ impl Query<'_> {
         let state = self.log.state();
         let mut inputs = Inputs::new();
         for stream in &self.streams {
-            let mut cursor = stream.source.open(None, &state).await?;
-            if let Some(input) = cursor.next(&Limits { records: None, everything: true }).await? {
+            let opening = Opening { query: &self.target.name, ..Opening::of_now(&state) };
+            let mut cursor = stream.source.open(&opening).await?;
+            if let Some(input) = cursor.next(&Limits { everything: true, ..Limits::default() }).await? {
                 inputs.insert(stream.key.clone(), input);
             }
         }
@@ -226,6 +320,7 @@ impl Query<'_> {
         let quarantine = (had_one || rows > 0).then_some(TableEntry { adds, rows, replace: true });
         let done = self.put(fingerprints, Some(table), quarantine, done).await?;
         self.tell(&done, watch.elapsed_ms(), report);
+        self.fold().await;
         Ok(())
     }
 
@@ -247,8 +342,11 @@ impl Query<'_> {
         let (writer, rejects) = quarantine::Writer::start(
             Arc::clone(&self.quarantine),
             self.quarantine_spec.clone(),
-            self.clock.now(),
-            self.log.next_epoch(),
+            quarantine::Stamp {
+                at: self.clock.now(),
+                epoch: self.log.next_epoch(),
+                topics: self.sources_with_topics(),
+            },
         );
         let mut taps = Vec::new();
         let mut leaves = BTreeMap::new();
@@ -272,6 +370,10 @@ impl Query<'_> {
         let read = taps.iter().map(|tap| tap.read()).sum();
         let dropped = taps.iter().map(|tap| tap.dropped()).sum();
         Ok(Gathered { written, quarantined: quarantined?, read, dropped })
+    }
+
+    fn sources_with_topics(&self) -> BTreeSet<String> {
+        self.streams.iter().filter(|stream| stream.source.has_topics()).map(|stream| stream.key.clone()).collect()
     }
 
     async fn execute(
@@ -305,12 +407,27 @@ impl Query<'_> {
     async fn append(&mut self, entry: Entry) -> Result<()> {
         let entry = self.log.append(entry).await?.clone();
         if let Some(named) = &entry.quarantine {
-            commit(&entry, named, &self.quarantine, &self.quarantine_spec).await?;
+            self.roll(&entry, named, &self.quarantine, &self.quarantine_spec).await?;
         }
         if let Some(named) = &entry.table {
-            commit(&entry, named, &self.target.table, &self.target.spec).await?;
+            self.roll(&entry, named, &self.target.table, &self.target.spec).await?;
         }
         Ok(())
+    }
+
+    /// Commits what an entry names. Where several instances share the target, another one may have made the table a moment ago.
+    async fn roll(&self, entry: &Entry, named: &TableEntry, table: &Table, spec: &Spec) -> Result<()> {
+        let result = commit(entry, named, table, spec).await;
+        let Err(error) = result else { return Ok(()) };
+        let is_race = self.share.is_some() && error.kind() == ErrorKind::Conflict && table.version().await.is_none();
+        if !is_race {
+            return Err(error);
+        }
+        table.refresh().await?;
+        if table.schema().await.as_ref() != Some(&spec.schema) {
+            return Err(error);
+        }
+        commit(entry, named, table, spec).await.map(drop)
     }
 
     fn entry(
@@ -335,7 +452,10 @@ impl Query<'_> {
     }
 
     fn tell(&self, done: &Done, elapsed_ms: u64, report: &mut TableReport) {
-        let Counts { read, written, dropped, quarantined } = done.counts;
+        let Counts { read, written, dropped, quarantined, lag } = done.counts;
+        if done.is_nothing {
+            return;
+        }
         report.epochs += 1;
         report.read += read;
         report.written += written;
@@ -353,13 +473,14 @@ impl Query<'_> {
             written,
             quarantined,
             version: done.version,
-            lag: done.lag,
+            lag,
             elapsed_ms,
         });
     }
 }
 
 type Inputs = BTreeMap<String, Arc<dyn Input>>;
+type Sources = BTreeMap<String, SourceEntry>;
 type Cursors = BTreeMap<String, Box<dyn Cursor>>;
 
 async fn next_inputs(cursors: &mut Cursors, limits: &Limits) -> Result<Inputs> {
@@ -387,6 +508,7 @@ impl Gathered {
             written: self.written.rows,
             dropped: self.dropped + self.written.dropped,
             quarantined: self.quarantined.1,
+            lag: 0,
         }
     }
 }
@@ -398,8 +520,9 @@ struct Done {
     counts: Counts,
     violations: BTreeMap<Arc<str>, u64>,
     lost: Option<u64>,
-    lag: u64,
     version: Option<u64>,
+    /// Nothing was read, nothing was logged.
+    is_nothing: bool,
 }
 
 impl Default for Done {
@@ -409,8 +532,8 @@ impl Default for Done {
             counts: Counts::default(),
             violations: BTreeMap::new(),
             lost: Some(0),
-            lag: 0,
             version: None,
+            is_nothing: false,
         }
     }
 }

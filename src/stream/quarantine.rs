@@ -2,10 +2,11 @@
 //!
 //! Floor 5: uses `delta`, `source`, `epoch`, `error`.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -15,7 +16,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::expect::json_rows;
+use super::json::json_rows;
 use crate::delta::{Add, Files, Properties, Spec, Table};
 use crate::epoch::Epoch;
 use crate::error::{Error, Result};
@@ -51,6 +52,17 @@ pub fn spec(of: &str) -> Spec {
     }
 }
 
+/// What all rows of one epoch have in common.
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    /// When they are put aside.
+    pub at: DateTime<Utc>,
+    /// By which epoch.
+    pub epoch: Epoch,
+    /// Sources whose partitions are named together with their topics.
+    pub topics: BTreeSet<String>,
+}
+
 /// Writes the rejects of one epoch to files of the quarantine, as they come.
 #[derive(Debug)]
 pub struct Writer {
@@ -60,10 +72,10 @@ pub struct Writer {
 
 impl Writer {
     /// Starts a writer; what is sent to the sender goes to `table`.
-    pub fn start(table: Arc<Table>, spec: Spec, at: DateTime<Utc>, epoch: Epoch) -> (Self, mpsc::Sender<Rejects>) {
+    pub fn start(table: Arc<Table>, spec: Spec, stamp: Stamp) -> (Self, mpsc::Sender<Rejects>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         let (everything_sent, ended) = oneshot::channel();
-        let task = tokio::spawn(write(table, spec, at, epoch, until(receiver, ended)));
+        let task = tokio::spawn(write(table, spec, stamp, until(receiver, ended)));
         (Self { task, everything_sent }, sender)
     }
 
@@ -97,14 +109,13 @@ fn until(receiver: mpsc::Receiver<Rejects>, ended: oneshot::Receiver<()>) -> imp
 async fn write(
     table: Arc<Table>,
     spec: Spec,
-    at: DateTime<Utc>,
-    epoch: Epoch,
+    stamp: Stamp,
     rejects: impl Stream<Item = Rejects>,
 ) -> Result<(Vec<Add>, u64)> {
     let mut files: Option<Files> = None;
     let mut rejects = std::pin::pin!(rejects);
     while let Some(rejects) = rejects.next().await {
-        let batch = rows(&rejects, at, epoch)?;
+        let batch = rows(&rejects, &stamp)?;
         let open = files.get_or_insert_with(|| table.files(&spec));
         if let Err(error) = open.write(&batch).await {
             if let Some(files) = files {
@@ -120,7 +131,7 @@ async fn write(
 }
 
 /// Rejects as rows of the quarantine.
-pub fn rows(rejects: &Rejects, at: DateTime<Utc>, epoch: Epoch) -> Result<RecordBatch> {
+pub fn rows(rejects: &Rejects, stamp: &Stamp) -> Result<RecordBatch> {
     let count = rejects.reasons.len();
     let repeated = |text: &str| Arc::new(StringArray::from(vec![text; count])) as ArrayRef;
     let nothing = || Arc::new(StringArray::new_null(count)) as ArrayRef;
@@ -128,7 +139,11 @@ pub fn rows(rejects: &Rejects, at: DateTime<Utc>, epoch: Epoch) -> Result<Record
         None => (nothing(), nothing()),
         Some(metadata) => {
             let (partition, position) = address(metadata);
-            (text_of(metadata, partition)?, text_of(metadata, position)?)
+            let mut partition = text_of(metadata, partition)?;
+            if stamp.topics.contains(rejects.source.as_ref()) {
+                partition = with_topics(&text_of(metadata, Some("topic"))?, &partition);
+            }
+            (partition, text_of(metadata, position)?)
         }
     };
     let payload: ArrayRef = match &rejects.payloads {
@@ -141,8 +156,8 @@ pub fn rows(rejects: &Rejects, at: DateTime<Utc>, epoch: Epoch) -> Result<Record
         None => nothing(),
     };
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(TimestampMicrosecondArray::from(vec![at.timestamp_micros(); count]).with_timezone("UTC")),
-        Arc::new(Int64Array::from(vec![epoch.txn_version(); count])),
+        Arc::new(TimestampMicrosecondArray::from(vec![stamp.at.timestamp_micros(); count]).with_timezone("UTC")),
+        Arc::new(Int64Array::from(vec![stamp.epoch.txn_version(); count])),
         repeated(&rejects.source),
         partition,
         position,
@@ -153,6 +168,13 @@ pub fn rows(rejects: &Rejects, at: DateTime<Utc>, epoch: Epoch) -> Result<Record
         metadata,
     ];
     RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(fault)
+}
+
+/// `topic/partition`.
+fn with_topics(topics: &ArrayRef, partitions: &ArrayRef) -> ArrayRef {
+    let pairs = topics.as_string::<i32>().iter().zip(partitions.as_string::<i32>());
+    let joined = pairs.map(|(topic, partition)| Some(format!("{}/{}", topic?, partition?)));
+    Arc::new(joined.collect::<StringArray>())
 }
 
 fn text_of(metadata: &StructArray, name: Option<&str>) -> Result<ArrayRef> {

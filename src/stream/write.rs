@@ -172,13 +172,18 @@ fn from_datafusion(error: DataFusionError) -> Error {
     match error {
         DataFusionError::External(inner) => match inner.downcast::<Error>() {
             Ok(ours) => *ours,
-            Err(other) => Error::world(other.to_string()).hint(store::world_hint(&other.to_string())),
+            Err(other) => {
+                let fault = Error::world(other.to_string()).hint(store::world_hint(&other.to_string()));
+                if store::is_passing(other.as_ref()) { fault.passing() } else { fault }
+            }
         },
         DataFusionError::Context(_, inner) => from_datafusion(*inner),
         DataFusionError::Shared(shared) => match Arc::try_unwrap(shared) {
             Ok(inner) => from_datafusion(inner),
             Err(shared) => of_rows(&shared),
         },
+        DataFusionError::ObjectStore(fault) => store::failed("a file cannot be read", *fault),
+        other if store::is_passing(&other) => Error::world(other.strip_backtrace()).passing(),
         other => of_rows(&other),
     }
 }

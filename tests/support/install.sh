@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests talk to into a cache outside the clone, and prints one folder per part on standard output.
 #
-#   install.sh [python|moto|spark]...        all three when none is named
+#   install.sh [python|moto|spark|kafka]...        all four when none is named
 #
 # Progress goes to standard error. The cache is $PINSQL_TEST_CACHE, or else ~/.cache/pinsql-services. A folder's name holds
 # a checksum of the versions below, so that a changed version is installed beside the old one and never over it; a file
@@ -10,10 +10,11 @@ set -euo pipefail
 
 cache=${PINSQL_TEST_CACHE:-$HOME/.cache/pinsql-services}
 
-python_packages="deltalake==1.6.6 pyarrow==26.0.1 duckdb==1.5.5 duckdb-extension-delta==1.5.5 duckdb-extension-httpfs==1.5.5 pytz"
+python_packages="deltalake==1.6.6 pyarrow==26.0.1 duckdb==1.5.5 duckdb-extension-delta==1.5.5 duckdb-extension-httpfs==1.5.5 pytz aws-msk-iam-sasl-signer-python==1.0.2"
 moto_packages="moto[server]==5.2.5"
 spark_packages="pyspark==4.0.0 pyarrow==26.0.1 pandas<3"
 spark_jar="io.delta:delta-spark_2.13:4.0.0"
+kafka_jars="org.apache.kafka:kafka_2.13:4.1.0 org.apache.kafka:kafka-tools:4.1.0 org.slf4j:slf4j-simple:1.7.36"
 
 say() { echo "pinsql tests: $*" >&2; }
 
@@ -57,24 +58,41 @@ install_spark() {
   # shellcheck disable=SC2086
   venv "$1" spark $spark_packages
   set +f
-  pom "$1/pom.xml"
   # Scala and Spark themselves are in the Python package.
-  (cd "$1" && mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory="$1/delta-jars" -DincludeScope=runtime \
-    -DexcludeGroupIds=org.scala-lang,org.apache.spark >&2)
+  jars "$1" delta-jars "$spark_jar" -DexcludeGroupIds=org.scala-lang,org.apache.spark
 }
 
+install_kafka() {
+  need java kafka "Debian: apt-get install openjdk-17-jre-headless" kafka
+  need mvn kafka "Debian: apt-get install maven" kafka
+  need openssl kafka "Debian: apt-get install openssl" kafka
+  mkdir -p "$1"
+  jars "$1" libs "$kafka_jars"
+}
+
+# jars FOLDER SUBFOLDER "JAR..." OPTION...: these jars, and those that they need, in FOLDER/SUBFOLDER.
+jars() {
+  local folder=$1 subfolder=$2 list=$3
+  shift 3
+  # shellcheck disable=SC2086
+  pom $list >"$folder/pom.xml"
+  (cd "$folder" && mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory="$folder/$subfolder" \
+    -DincludeScope=runtime "$@" >&2)
+}
+
+# pom GROUP:ARTIFACT:VERSION...: a project of Maven that depends on these.
 pom() {
-  local group artifact version
-  IFS=: read -r group artifact version <<<"$spark_jar"
-  cat >"$1" <<XML
-<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>pinsql</groupId><artifactId>test-jars</artifactId><version>1</version><packaging>pom</packaging>
-  <dependencies>
-    <dependency><groupId>$group</groupId><artifactId>$artifact</artifactId><version>$version</version></dependency>
-  </dependencies>
-</project>
-XML
+  local jar group artifact version
+  echo '<project xmlns="http://maven.apache.org/POM/4.0.0">'
+  echo '  <modelVersion>4.0.0</modelVersion>'
+  echo '  <groupId>pinsql</groupId><artifactId>test-jars</artifactId><version>1</version><packaging>pom</packaging>'
+  echo '  <dependencies>'
+  for jar in "$@"; do
+    IFS=: read -r group artifact version <<<"$jar"
+    echo "    <dependency><groupId>$group</groupId><artifactId>$artifact</artifactId><version>$version</version></dependency>"
+  done
+  echo '  </dependencies>'
+  echo '</project>'
 }
 
 # part NAME VERSIONS: installs the part when it is not there, then prints its folder.
@@ -82,7 +100,7 @@ part() {
   local name=$1 folder
   folder=$cache/$name-$(printf '%s' "$2" | cksum | cut -d' ' -f1)
   if [ ! -e "$folder/ready" ]; then
-    need flock "$name" "Debian: apt-get install util-linux" "python,s3,spark"
+    need flock "$name" "Debian: apt-get install util-linux" "python,s3,spark,kafka"
     mkdir -p "$cache"
     exec 9>"$cache/$name.lock"
     flock 9
@@ -98,14 +116,15 @@ part() {
   echo "$folder"
 }
 
-[ $# -gt 0 ] || set -- python moto spark
+[ $# -gt 0 ] || set -- python moto spark kafka
 for name in "$@"; do
   case $name in
     python) part python "$python_packages" ;;
     moto) part moto "$moto_packages" ;;
     spark) part spark "$spark_packages $spark_jar" ;;
+    kafka) part kafka "$kafka_jars" ;;
     *)
-      say "no part is called \`$name\`: python, moto, spark"
+      say "no part is called \`$name\`: python, moto, spark, kafka"
       exit 2
       ;;
   esac

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "a kit offers more than one subject uses")]
 
+pub mod kafka;
 pub mod proxy;
 pub mod services;
 pub mod stores;

@@ -4,7 +4,7 @@
 //! Uses nothing of the project. Everything is installed by `install.sh` into a cache outside the clone when it is first
 //! asked for, listens on 127.0.0.1 at a port that the system chose, and ends with the process of the tests, however that
 //! ends: every service reads its standard input and leaves when that closes. Nothing is skipped in silence: what is
-//! missing is a failure that says what to install, and only `PINSQL_TEST_WITHOUT=python,s3,spark` leaves parts out, with
+//! missing is a failure that says what to install, and only `PINSQL_TEST_WITHOUT=python,s3,spark,kafka` leaves parts out, with
 //! one line for each.
 #![allow(clippy::expect_used, clippy::panic, reason = "the kit fails a test by panicking")]
 
@@ -42,7 +42,7 @@ sys.stdin.buffer.read()
 os._exit(0)
 ";
 
-/// Whether the person who runs the tests leaves a part out: `python`, `s3` or `spark`. Says so once, where no test
+/// Whether the person who runs the tests leaves a part out: `python`, `s3`, `spark` or `kafka`. Says so once, where no test
 /// harness can swallow it.
 pub fn left_out(part: &str) -> bool {
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use pinsql::engine::{Engine, RunOptions};
 use pinsql::error::{Place, Result};
 use pinsql::project::Invocation;
-use pinsql::report::{EpochReport, Reporter, Summary, TableReport};
+use pinsql::report::{Condition, EpochReport, Reporter, Summary, TableReport};
 use pinsql::store::Layer;
 use tempfile::TempDir;
 
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 pub struct Told {
     pub epochs: Mutex<Vec<EpochReport>>,
     pub notices: Mutex<Vec<String>>,
+    pub conditions: Mutex<Vec<String>>,
     pub rows: Mutex<Vec<RecordBatch>>,
 }
 
@@ -27,6 +28,16 @@ impl Reporter for Told {
 
     fn notice(&self, message: &str, _place: Option<&Place>) {
         self.notices.lock().unwrap().push(message.to_owned());
+    }
+
+    fn condition(&self, table: &str, condition: &Condition<'_>) {
+        let said = match condition {
+            Condition::Running => "running".to_owned(),
+            Condition::Stopped => "stopped".to_owned(),
+            Condition::Waiting { error, .. } => format!("waiting: {error}"),
+            Condition::Failed(error) => format!("failed: {error}"),
+        };
+        self.conditions.lock().unwrap().push(format!("{table}: {said}"));
     }
 
     fn progress(&self, _table: &str, _read: u64) {}

@@ -173,6 +173,7 @@ impl ChunkBuilder {
             payloads: self.payloads.finish(),
             metadata: metadata.map_err(|error| Error::internal(error.to_string()))?,
             unreadable: std::mem::take(&mut self.unreadable),
+            skipped: 0,
         })
     }
 }

@@ -27,21 +27,23 @@ use self::fetch::{Fetcher, IN_FLIGHT};
 use self::ledger::{Ledger, Saved, Seen};
 use self::listing::{Object, Place};
 use self::reader::{FileRecords, Framing};
-use super::records::{Decoding, RecordsTable};
-use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Source, Tap};
-use crate::decode::{Envelope, Mode, infer};
+use super::payload::PayloadOptions;
+use super::records::{Decoding, Form, RecordsTable};
+use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Opening, Source, Tap};
+use crate::clock::Stopwatch;
+use crate::decode::infer;
 use crate::error::{Error, Result};
 use crate::options::{Options, wrong_value};
-use crate::store::{Location, Stores};
+use crate::store::Stores;
 
-/// `maxRecordBytes` where it is not given.
-const MAX_RECORD_BYTES: u64 = 64 << 20;
 /// Objects of one epoch where `maxFilesPerTrigger` is not given.
 const EPOCH_OBJECTS: usize = 100_000;
 /// Bytes of one epoch, as they lie in the store.
 const EPOCH_BYTES: u64 = 4 << 30;
 /// Below this many bytes an epoch is read by one task: a second file in the table would cost more than it saves.
 const BYTES_PER_TASK: u64 = 16 << 20;
+/// A stream lists for one part in this many of its time.
+const LISTING_SHARE: u64 = 10;
 /// Objects that inference looks at.
 const SAMPLE_OBJECTS: usize = 1000;
 /// Bytes of each of them.
@@ -50,10 +52,8 @@ const SAMPLE_BYTES: usize = 1 << 20;
 /// The options of a source of files, read from SQL.
 #[derive(Debug, Clone)]
 pub struct FileOptions {
-    /// What becomes of a record that is no row.
-    pub mode: Mode,
-    /// What rows are wrapped in.
-    pub envelope: Envelope,
+    /// How its records are taken.
+    pub payload: PayloadOptions,
     framing: Framing,
     extension: Option<String>,
     recursive: bool,
@@ -63,10 +63,7 @@ pub struct FileOptions {
 impl FileOptions {
     /// Takes the options of a source of files out of `options`.
     pub fn take(options: &mut Options) -> Result<Self> {
-        let mode = options.take_word("mode", &["quarantine", "permissive", "dropmalformed", "failfast"])?;
-        let modes = [Mode::Quarantine, Mode::Permissive, Mode::DropMalformed, Mode::FailFast];
-        let envelope = options.take("envelope").map_or(Envelope::None, |pair| envelope(&pair.value));
-        let max_record_bytes = options.take_count("maxRecordBytes")?.unwrap_or(MAX_RECORD_BYTES);
+        let payload = PayloadOptions::take(options)?;
         let extension = options.take("fileExtension").map(|pair| pair.value);
         let recursive = options.take_bool("recursive")?.unwrap_or(true);
         let max_files = options.take_count("maxFilesPerTrigger")?.and_then(|most| usize::try_from(most).ok());
@@ -79,22 +76,13 @@ impl FileOptions {
                 _ => return Err(wrong_value(&pair, "auto, true or false")),
             },
         };
-        let framing = Framing { multi_line, max_record_bytes: usize::try_from(max_record_bytes).unwrap_or(usize::MAX) };
-        let mode = modes[mode.unwrap_or_default()];
-        Ok(Self { mode, envelope, framing, extension, recursive, max_files })
-    }
-}
-
-fn envelope(value: &str) -> Envelope {
-    match value.to_ascii_lowercase().as_str() {
-        "none" => Envelope::None,
-        "auto" => Envelope::Auto,
-        _ => Envelope::Path(value.split('.').map(str::to_owned).collect()),
+        let framing = Framing { multi_line, max_record_bytes: payload.max_record_bytes };
+        Ok(Self { payload, framing, extension, recursive, max_files })
     }
 }
 
 /// A source of files.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Files {
     place: Place,
     options: FileOptions,
@@ -126,7 +114,8 @@ impl Files {
             None => sample(&place, &options).await?,
         };
         let Some(columns) = columns else { return Ok(None) };
-        let decoding = Decoding { columns: Arc::new(columns), mode: options.mode, envelope: options.envelope.clone() };
+        let PayloadOptions { mode, envelope, .. } = options.payload.clone();
+        let decoding = Decoding { columns: Arc::new(columns), mode, envelope };
         let visible = decoding.visible_columns()?;
         Ok(Some(Self { place, options, decoding, visible }))
     }
@@ -158,7 +147,7 @@ async fn sample(place: &Place, options: &FileOptions) -> Result<Option<Schema>> 
         .map_ok(|text| frames(framing, text))
         .try_collect()
         .await?;
-    Ok(infer(texts.iter().flatten().map(AsRef::as_ref), &options.envelope))
+    Ok(infer(texts.iter().flatten().map(AsRef::as_ref), &options.payload.envelope))
 }
 
 /// The records in the beginning of an object.
@@ -192,28 +181,24 @@ impl Source for Files {
         Ok(Committed(serde_json::json!({ "objects": format!("{:016x}", digest.digest()) })))
     }
 
-    async fn open(&self, committed: Option<&Committed>, state: &Location) -> Result<Box<dyn Cursor>> {
-        let saved = match committed {
+    async fn open(&self, opening: &Opening<'_>) -> Result<Box<dyn Cursor>> {
+        let saved = match opening.committed {
             Some(Committed(saved)) => serde_json::from_value(saved.clone())
                 .map_err(|error| Error::internal(format!("the log's ledger of files cannot be read: {error}")))?,
             None => Saved::default(),
         };
-        let ledger = Ledger::load(saved, state.clone()).await?;
-        let fetcher = Fetcher::new(self.place.location.clone());
-        let (mut waiting, touched) = self.news(&ledger, &fetcher).await?;
-        waiting.sort_unstable_by(|a, b| {
-            (b.meta.last_modified, &b.meta.location).cmp(&(a.meta.last_modified, &a.meta.location))
-        });
-        let touched = self.verify(&ledger, &fetcher, touched).await?;
-        Ok(Box::new(FileCursor {
-            location: self.place.location.clone(),
-            options: self.options.clone(),
-            decoding: self.decoding.clone(),
+        let ledger = Ledger::load(saved, opening.state.clone()).await?;
+        let mut cursor = FileCursor {
+            files: self.clone(),
             ledger,
-            fetcher,
-            waiting,
-            touched,
-        }))
+            fetcher: Fetcher::new(self.place.location.clone()),
+            waiting: Vec::new(),
+            touched: Vec::new(),
+            listed: Stopwatch::start(),
+            listing_ms: 0,
+        };
+        cursor.list().await?;
+        Ok(Box::new(cursor))
     }
 }
 
@@ -266,21 +251,35 @@ impl Files {
 }
 
 struct FileCursor {
-    location: Location,
-    options: FileOptions,
-    decoding: Decoding,
+    files: Files,
     ledger: Ledger,
     fetcher: Fetcher,
     /// Newest first, so that the oldest is taken off the end.
     waiting: Vec<Object>,
     touched: Vec<Seen>,
+    listed: Stopwatch,
+    listing_ms: u64,
 }
 
 impl FileCursor {
+    /// Finds what the ledger has not seen.
+    async fn list(&mut self) -> Result<()> {
+        let watch = Stopwatch::start();
+        let (mut waiting, touched) = self.files.news(&self.ledger, &self.fetcher).await?;
+        waiting.sort_unstable_by(|a, b| {
+            (b.meta.last_modified, &b.meta.location).cmp(&(a.meta.last_modified, &a.meta.location))
+        });
+        self.touched = self.files.verify(&self.ledger, &self.fetcher, touched).await?;
+        self.waiting = waiting;
+        self.listed = Stopwatch::start();
+        self.listing_ms = watch.elapsed_ms();
+        Ok(())
+    }
+
     /// The oldest objects that one epoch may take. A file is never split: `--max-records` counts each for one record at
     /// least.
     fn take_oldest(&mut self, limits: &Limits) -> Vec<Object> {
-        let most = self.options.max_files.unwrap_or(EPOCH_OBJECTS);
+        let most = self.files.options.max_files.unwrap_or(EPOCH_OBJECTS);
         let (most, most_bytes) = if limits.everything { (usize::MAX, u64::MAX) } else { (most, EPOCH_BYTES) };
         let most = limits.records.map_or(most, |records| most.min(usize::try_from(records).unwrap_or(usize::MAX)));
         let mut taken = Vec::new();
@@ -296,6 +295,13 @@ impl FileCursor {
 
 #[async_trait]
 impl Cursor for FileCursor {
+    /// Lists again when everything that was found is read, and not more often than a listing is worth: of a prefix with a
+    /// million objects it takes a second.
+    async fn look(&mut self) -> Result<()> {
+        let is_due = self.listed.elapsed_ms() >= self.listing_ms * LISTING_SHARE;
+        if is_due && self.waiting.is_empty() && self.touched.is_empty() { self.list().await } else { Ok(()) }
+    }
+
     async fn next(&mut self, limits: &Limits) -> Result<Option<Arc<dyn Input>>> {
         let objects = self.take_oldest(limits);
         if objects.is_empty() && self.touched.is_empty() {
@@ -306,13 +312,13 @@ impl Cursor for FileCursor {
         let many = objects.len() as u64 / 8192;
         let partitions = (bytes / BYTES_PER_TASK).max(many).clamp(1, cores).min(objects.len().max(1) as u64);
         let records = FileRecords::new(
-            self.location.clone(),
+            self.files.place.location.clone(),
             objects,
             self.fetcher.clone(),
-            self.options.framing,
+            self.files.options.framing,
             usize::try_from(partitions).unwrap_or(1),
         );
-        Ok(Some(Arc::new(FileInput { records: Arc::new(records), decoding: self.decoding.clone() })))
+        Ok(Some(Arc::new(FileInput { records: Arc::new(records), decoding: self.files.decoding.clone() })))
     }
 
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished> {
@@ -345,7 +351,8 @@ struct FileInput {
 impl Input for FileInput {
     fn table(&self, tap: Arc<Tap>, visible: MetadataColumn) -> Result<Arc<dyn TableProvider>> {
         let records = Arc::clone(&self.records) as Arc<dyn super::records::Records>;
-        let table = RecordsTable::new(records, self.decoding.clone(), chunk::metadata_type(), tap, visible)?;
+        let table =
+            RecordsTable::new(records, Form::Decoded(self.decoding.clone()), chunk::metadata_type(), tap, visible)?;
         Ok(Arc::new(table))
     }
 }

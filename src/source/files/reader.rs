@@ -73,7 +73,7 @@ impl Records for FileRecords {
         self.partitions
     }
 
-    fn read(&self, partition: usize) -> BoxStream<'static, Result<Chunk>> {
+    fn read(self: Arc<Self>, partition: usize, _again: bool) -> BoxStream<'static, Result<Chunk>> {
         let (count, of) = (self.objects.len(), self.partitions);
         let mine: Vec<Object> = self.objects[count * partition / of..count * (partition + 1) / of].to_vec();
         let fetcher = self.fetcher.clone();

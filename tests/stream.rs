@@ -1,0 +1,535 @@
+//! `pinsql stream`: followed topics, folders and tables; brokers that go away, instances that meet, processes that die.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pinsql::engine::{RunOptions, StreamOptions};
+use pinsql::report::{Status, Summary};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::support::kafka::{Kafka, Message};
+use crate::support::services::{Moto, left_out};
+use crate::support::world::{Told, World, binary, table};
+
+/// Long enough for a loaded machine; nothing is asserted about it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn unique(name: &str) -> String {
+    format!("{name}-{:08x}", rand::random::<u32>())
+}
+
+fn project(kafka: &Kafka, topic: &str, options: &str) -> World {
+    let world = World::new();
+    let broker = kafka.bootstrap();
+    let sql = format!(
+        "CREATE EXTERNAL TABLE k (id BIGINT) STORED AS KAFKA LOCATION 'kafka://{broker}/{topic}' OPTIONS ({options});
+         CREATE STREAMING TABLE t AS SELECT id, _metadata.partition AS part, _metadata.offset AS off FROM STREAM k;"
+    );
+    world.write("sql/t.sql", sql);
+    world
+}
+
+fn messages(ids: std::ops::Range<i64>, partitions: i32) -> impl Iterator<Item = Message> {
+    ids.map(move |id| {
+        let body = if id % 1000 == 999 { format!("{{\"id\": {id}") } else { json!({ "id": id }).to_string() };
+        Message::new(body).partition(i32::try_from(id).unwrap() % partitions)
+    })
+}
+
+/// Follows the project while `during` goes on, and ends it then.
+async fn follow<F: Future>(
+    world: &World,
+    options: StreamOptions,
+    during: impl FnOnce(Arc<Told>) -> F,
+) -> (Summary, Arc<Told>) {
+    let (mut engine, told) = world.open(&["sql"]).await.unwrap();
+    let stop = engine.stop();
+    let work = async {
+        during(Arc::clone(&told)).await;
+        stop.stop();
+    };
+    let (summary, ()) = tokio::join!(engine.stream(&options), work);
+    (summary, told)
+}
+
+fn quickly() -> StreamOptions {
+    StreamOptions { trigger: Some(Duration::from_millis(50)), ..StreamOptions::default() }
+}
+
+/// Waits until something holds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}: not within {PATIENCE:?}");
+}
+
+fn written(told: &Told) -> u64 {
+    told.epochs.lock().unwrap().iter().map(|epoch| epoch.written + epoch.quarantined).sum()
+}
+
+async fn ids(world: &World) -> Vec<i64> {
+    world.query("SELECT id FROM t ORDER BY id").await.iter().map(|row| row["id"].as_i64().unwrap()).collect()
+}
+
+/// Each place of the topic is in the table or in the quarantine, once.
+async fn assert_whole(world: &World, expected: usize) {
+    let mut rows = world.query("SELECT part, off FROM t").await;
+    if world.path("lake/t_quarantine").exists() {
+        let sql = "SELECT CAST(\"partition\" AS INT) AS part, CAST(\"position\" AS BIGINT) AS off FROM t_quarantine";
+        rows.extend(world.query(sql).await);
+    }
+    let places: BTreeSet<(i64, i64)> =
+        rows.iter().map(|row| (row["part"].as_i64().unwrap(), row["off"].as_i64().unwrap())).collect();
+    assert_eq!((places.len(), rows.len()), (expected, expected), "distinct places, and rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_by_run_some_by_stream_and_the_rest_by_run_is_one_table() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::start(), unique("mixed"));
+    kafka.create_topic(&topic, 4, &[]);
+    let world = project(kafka, &topic, "");
+    kafka.produce(&topic, messages(0..3000, 4));
+    world.run().await;
+    let (summary, told) = follow(&world, quickly(), async |told: Arc<Told>| {
+        kafka.produce(&topic, messages(3000..6000, 4));
+        until("3,000 more", async || written(&told) == 3000).await;
+    })
+    .await;
+    assert_eq!(summary.status, Status::Stopped);
+    assert!(summary.error.is_none());
+    assert_eq!(table(&summary, "t").read, 3000);
+    assert_eq!(*told.conditions.lock().unwrap(), ["t: running", "t: stopped"]);
+    kafka.produce(&topic, messages(6000..9000, 4));
+    world.run().await;
+    let once = project(kafka, &topic, "");
+    once.run().await;
+    let both = "SELECT id, part, off FROM t ORDER BY part, off";
+    assert_eq!(world.query(both).await, once.query(both).await);
+    assert_whole(&world, 9000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_new_is_no_commit_and_all_targets_are_followed() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::start(), unique("idle"));
+    kafka.create_topic(&topic, 2, &[]);
+    let world = project(kafka, &topic, "");
+    world.write(
+        "sql/more.sql",
+        "CREATE EXTERNAL TABLE f (id BIGINT) STORED AS JSON LOCATION 'in';
+         CREATE STREAMING TABLE files AS SELECT id FROM STREAM f;
+         CREATE STREAMING TABLE again AS SELECT id FROM STREAM t;
+         CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM again;",
+    );
+    let (summary, told) = follow(&world, quickly(), async |told: Arc<Told>| {
+        kafka.produce(&topic, messages(0..10, 2));
+        world.write("in/a.json", "{\"id\":1}\n{\"id\":2}\n");
+        let built = world.path("lake/total/_delta_log/00000000000000000000.json");
+        let total = async || built.exists() && world.query("SELECT * FROM total").await == [json!({"n": 10})];
+        until("the view has all", total).await;
+        until("the file is read", async || told.epochs.lock().unwrap().iter().any(|epoch| epoch.table == "files"))
+            .await;
+        let before = told.epochs.lock().unwrap().len();
+        // A hundred triggers and more.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(told.epochs.lock().unwrap().len(), before, "epochs without anything new");
+    })
+    .await;
+    assert!(summary.error.is_none(), "{summary:?}");
+    assert_eq!(summary.tables.len(), 4);
+    assert_eq!(table(&summary, "again").written, 10);
+    assert_eq!(table(&summary, "files").written, 2);
+    assert!(told.notices.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_partitions_and_new_topics_are_found() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::start(), unique("grows"));
+    kafka.create_topic(&topic, 1, &[]);
+    let world = World::new();
+    let broker = kafka.bootstrap();
+    world.write(
+        "sql/t.sql",
+        format!(
+            "CREATE STREAMING TABLE t AS SELECT CAST(CAST(value AS STRING) AS BIGINT) AS id
+             FROM STREAM read_kafka(bootstrapServers => '{broker}', subscribePattern => '{topic}.*');
+             CREATE STREAMING TABLE shares AS SELECT offset
+             FROM STREAM read_kafka(bootstrapServers => '{broker}', subscribePattern => '{topic}.*');"
+        ),
+    );
+    let plain = |id: i64, partition| Message::new(id.to_string()).partition(partition);
+    let (summary, _) = follow(&world, quickly(), async |told: Arc<Told>| {
+        kafka.produce(&topic, [plain(0, 0)]);
+        until("the first", async || written(&told) == 2).await;
+        kafka.add_partitions(&topic, 3);
+        kafka.produce(&topic, [plain(1, 1), plain(2, 2), plain(3, 0)]);
+        let other = format!("{topic}-too");
+        kafka.create_topic(&other, 1, &[]);
+        kafka.produce(&other, [plain(4, 0)]);
+        until("all of them", async || written(&told) == 10).await;
+    })
+    .await;
+    assert!(summary.error.is_none(), "{summary:?}");
+    assert_eq!(ids(&world).await, [0, 1, 2, 3, 4]);
+    assert_eq!(world.query("SELECT count(*) AS n FROM shares").await, [json!({"n": 5})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_and_comes_back_is_no_event() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::alone(), "away");
+    kafka.create_topic(topic, 3, &[]);
+    let world = project(&kafka, topic, "");
+    kafka.produce(topic, messages(0..2000, 3));
+    let (summary, _) = follow(&world, quickly(), async |told: Arc<Told>| {
+        until("before", async || written(&told) == 2000).await;
+        for round in 1..=2 {
+            tokio::task::block_in_place(|| kafka.kill());
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            tokio::task::block_in_place(|| kafka.restart());
+            kafka.produce(topic, messages(round * 2000..(round + 1) * 2000, 3));
+            until("after", async || written(&told) == (round as u64 + 1) * 2000).await;
+        }
+    })
+    .await;
+    assert!(summary.error.is_none(), "{summary:?}");
+    assert_whole(&world, 6000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_fails_ends_alone() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::start(), unique("alone"));
+    kafka.create_topic(&topic, 1, &[]);
+    let world = project(kafka, &topic, "");
+    world.write(
+        "sql/strict.sql",
+        "CREATE STREAMING TABLE strict (CONSTRAINT small EXPECT (id < 5) ON VIOLATION FAIL UPDATE) AS SELECT id FROM STREAM k;",
+    );
+    let (summary, told) = follow(&world, quickly(), async |told: Arc<Told>| {
+        kafka.produce(&topic, messages(0..3, 1));
+        until("both", async || written(&told) == 6).await;
+        kafka.produce(&topic, messages(3..10, 1));
+        let failed = async || told.conditions.lock().unwrap().iter().any(|said| said.starts_with("strict: failed"));
+        until("strict fails", failed).await;
+        kafka.produce(&topic, messages(10..20, 1));
+        until("t goes on", async || written(&told) >= 3 + 20).await;
+    })
+    .await;
+    assert_eq!(summary.status, Status::Failed);
+    assert_eq!(summary.error.as_ref().unwrap().kind().name(), "data");
+    assert_eq!(table(&summary, "t").written, 20);
+    assert!(table(&summary, "t").error.is_none());
+    assert!(table(&summary, "strict").error.is_some());
+    assert!(!told.conditions.lock().unwrap().iter().any(|said| said.starts_with("t: failed")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_while_it_is_followed_stops_or_is_read_from_its_start() {
+    if left_out("kafka") {
+        return;
+    }
+    let kafka = Kafka::start();
+    for strict in [true, false] {
+        let topic = unique("remade");
+        kafka.create_topic(&topic, 1, &[]);
+        let world = project(kafka, &topic, &format!("failOnDataLoss '{strict}'"));
+        let (summary, _) = follow(&world, quickly(), async |told: Arc<Told>| {
+            kafka.produce(&topic, messages(0..100, 1));
+            until("the first life", async || written(&told) == 100).await;
+            kafka.delete_topic(&topic);
+            kafka.create_topic(&topic, 1, &[]);
+            kafka.produce(&topic, messages(1000..1300, 1));
+            let failed = async || told.conditions.lock().unwrap().iter().any(|said| said.starts_with("t: failed"));
+            match strict {
+                true => until("it stops", failed).await,
+                false => until("the second life", async || written(&told) == 400).await,
+            }
+        })
+        .await;
+        if strict {
+            let error = summary.error.expect("a loss");
+            assert!(error.message().contains("deleted"), "{error}");
+            assert_eq!(table(&world_summary(&world).await, "t").read, 0);
+        } else {
+            assert!(summary.error.is_none(), "{summary:?}");
+            assert_eq!(table(&summary, "t").lost, None);
+            assert_eq!(ids(&world).await.len(), 400);
+        }
+    }
+}
+
+async fn world_summary(world: &World) -> Summary {
+    world.run_with(&["sql"], &RunOptions::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_merged_and_the_log_is_folded_while_epochs_go_on() {
+    let world = World::new();
+    world.write(
+        "sql/t.sql",
+        "CREATE EXTERNAL TABLE f (id BIGINT) STORED AS JSON LOCATION 'in' OPTIONS (maxFilesPerTrigger 1);
+         CREATE STREAMING TABLE t AS SELECT id FROM STREAM f;
+         CREATE STREAMING TABLE follower AS SELECT id FROM STREAM t;",
+    );
+    let files = 1300;
+    (0..files).for_each(|id| world.write(&format!("in/{id:05}.json"), format!("{{\"id\":{id}}}\n")));
+    let options = || StreamOptions { trigger: Some(Duration::from_millis(1)), ..StreamOptions::default() };
+    let half = |told: Arc<Told>| {
+        let log = world.path("lake/t/_pinsql/t/log");
+        async move {
+            until("half of it", async || written(&told) >= 1200).await;
+            // Entries are folded when they are old.
+            let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+            for entry in std::fs::read_dir(log).unwrap().take(600) {
+                let file = std::fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
+                file.set_modified(long_ago).unwrap();
+            }
+        }
+    };
+    follow(&world, options(), half).await;
+    let (summary, _) = follow(&world, options(), async |_| {
+        let done = async || world.query("SELECT count(*) AS n FROM follower").await == [json!({"n": files})];
+        until("the follower has all", done).await;
+    })
+    .await;
+    assert!(summary.error.is_none(), "{summary:?}");
+    let expected: Vec<i64> = (0..files).collect();
+    assert_eq!(ids(&world).await, expected);
+    let follower = world.query("SELECT id FROM follower ORDER BY id").await;
+    assert_eq!(follower.len(), expected.len(), "a merge repeats nothing for those who follow the table");
+    let versions = std::fs::read_dir(world.path("lake/t/_delta_log")).unwrap();
+    let merges = versions.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok());
+    let merges = merges.filter(|text| text.contains("\"operation\":\"OPTIMIZE\"")).count();
+    assert!(merges >= 10, "{merges} merges of {files} files");
+    let log: Vec<_> = std::fs::read_dir(world.path("lake/t/_pinsql/t/log")).unwrap().collect();
+    assert!(log.len() < usize::try_from(files).unwrap() - 300, "{} entries are left of {files}", log.len());
+    assert!(world.path("lake/t/_pinsql/t/log/_folded.json").exists());
+    assert_eq!(table(&world.run().await, "t").read, 0, "and nothing is forgotten");
+}
+
+/// `pinsql` in a process of its own.
+struct Process(Child);
+
+impl Process {
+    fn start(world: &World, arguments: &[&str], environment: &[(&str, String)]) -> Self {
+        let mut command = Command::new(binary());
+        command.current_dir(world.path("")).args(arguments).envs(environment.iter().map(|(key, value)| (key, value)));
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end: the status, the last line of output as JSON, and standard error.
+    fn end(mut self) -> (Option<i32>, Value, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let status = self.0.wait().unwrap().code();
+        let last = out.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        (status, last, err)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_stops_a_stream_and_a_second_instance_stops_itself() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::start(), unique("signals"));
+    kafka.create_topic(&topic, 2, &[]);
+    let world = project(kafka, &topic, "");
+    kafka.produce(&topic, messages(0..100, 2));
+    let first = Process::start(&world, &["stream", "sql", "--json", "--trigger", "50ms"], &[]);
+    let count = async || world.path("lake/t/_delta_log/00000000000000000001.json").exists();
+    until("the first commits", count).await;
+    let (status, summary, complaint) = Process::start(&world, &["stream", "sql", "--json"], &[]).end();
+    assert_eq!((status, &summary["error"]["kind"]), (Some(1), &json!("conflict")), "{summary} {complaint}");
+    first.signal("TERM");
+    let (status, summary, complaint) = first.end();
+    assert_eq!(status, Some(0), "{complaint}");
+    assert_eq!(summary["status"], "stopped");
+    assert_eq!(summary["tables"][0]["read"], 100, "{summary}");
+    assert_whole(&world, 100).await;
+    let (status, summary, _) = Process::start(&world, &["status", "sql", "--json"], &[]).end();
+    assert_eq!(status, Some(0));
+    assert_eq!(summary["tables"][0]["sources"][0]["position"], format!("{topic} 0:50 1:50"), "{summary}");
+    assert_eq!(summary["tables"][0]["lag"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_instances_share_the_partitions_of_a_table() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::start(), unique("slots"));
+    kafka.create_topic(&topic, 5, &[]);
+    let world = project(kafka, &topic, "");
+    kafka.produce(&topic, messages(0..5000, 5));
+    let start =
+        |slot: &str| Process::start(&world, &["stream", "sql", "--json", "--trigger", "50ms", "--slot", slot], &[]);
+    let instances: Vec<Process> = ["0/3", "1/3", "2/3"].into_iter().map(start).collect();
+    kafka.produce(&topic, messages(5000..8000, 5));
+    let all = async || {
+        let built = world.path("lake/t/_delta_log").exists() && world.path("lake/t_quarantine/_delta_log").exists();
+        built && {
+            let rows =
+                world.query("SELECT count(*) AS n FROM t UNION ALL SELECT count(*) AS n FROM t_quarantine").await;
+            rows.iter().map(|row| row["n"].as_i64().unwrap()).sum::<i64>() == 8000
+        }
+    };
+    until("all are there", all).await;
+    for instance in instances {
+        instance.signal("TERM");
+        let (status, summary, complaint) = instance.end();
+        assert_eq!((status, &summary["status"]), (Some(0), &json!("stopped")), "{summary} {complaint}");
+    }
+    assert_whole(&world, 8000).await;
+    let (status, summary, _) = start("0/2").end();
+    assert_eq!((status, &summary["error"]["kind"]), (Some(1), &json!("conflict")), "{summary}");
+    let (status, summary, _) = Process::start(&world, &["run", "sql", "--json"], &[]).end();
+    assert_eq!((status, &summary["error"]["kind"]), (Some(1), &json!("conflict")), "{summary}");
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("PINSQL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    println!("PINSQL_SEED={seed}");
+    seed
+}
+
+/// How many messages the rounds of kills go over: a few in the suite, a million by hand.
+fn kill_messages() -> i64 {
+    std::env::var("PINSQL_KILL_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(60_000)
+}
+
+/// Starts and kills, until everything is there. `between` may do worse.
+async fn kill_until_done(
+    world: &World,
+    arguments: &[&str],
+    environment: &[(&str, String)],
+    total: i64,
+    mut between: impl FnMut(&mut StdRng),
+) {
+    let mut random = StdRng::seed_from_u64(seed());
+    let is_run = arguments[0] == "run";
+    let mut kills = 0;
+    loop {
+        let mut process = Process::start(world, arguments, environment);
+        let life = random.random_range(300..2000);
+        for _ in 0..life / 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if process.has_ended() {
+                break;
+            }
+        }
+        if process.has_ended() {
+            let (status, summary, complaint) = process.end();
+            assert_eq!(status, Some(0), "{summary} {complaint}");
+            assert!(is_run, "a stream ends when it is told to");
+            break;
+        }
+        if !is_run && lines(world, environment).await == total {
+            process.signal("TERM");
+            assert_eq!(process.end().0, Some(0));
+            break;
+        }
+        process.signal("KILL");
+        let _ = process.end();
+        kills += 1;
+        between(&mut random);
+    }
+    println!("{kills} kills, {total} messages");
+}
+
+/// Rows of the table and of its quarantine, by a reader of its own process.
+async fn lines(world: &World, environment: &[(&str, String)]) -> i64 {
+    let sql = "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM t_quarantine) AS n";
+    let mut command = Command::new(binary());
+    command.current_dir(world.path("")).args(["-c", sql, "--json"]);
+    let done = command.envs(environment.iter().map(|(key, value)| (key, value))).output().unwrap();
+    let out = String::from_utf8_lossy(&done.stdout).into_owned();
+    let first = out.lines().next().and_then(|line| serde_json::from_str::<Value>(line).ok()).unwrap_or_default();
+    first["n"].as_i64().unwrap_or(-1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_killed_again_and_again_reads_every_message_once() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic, total) = (Kafka::start(), unique("killed"), kill_messages());
+    kafka.create_topic(&topic, 12, &[]);
+    kafka.produce(&topic, messages(0..total, 12));
+    let world = project(kafka, &topic, "");
+    kill_until_done(&world, &["run", "sql", "--json"], &[], total, |_| {}).await;
+    assert_whole(&world, usize::try_from(total).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_killed_with_its_broker_on_s3_reads_every_message_once() {
+    if left_out("kafka") || left_out("s3") {
+        return;
+    }
+    let (kafka, topic, total) = (Kafka::alone(), "killed", kill_messages() / 3);
+    kafka.create_topic(topic, 12, &[]);
+    kafka.produce(topic, messages(0..total, 12));
+    let world = project(&kafka, topic, "");
+    let moto = Moto::start();
+    let lake = format!("{}/lake", moto.bucket(&unique("stream")));
+    world.write("pinsql.toml", format!("lake = \"{lake}\"\n"));
+    let environment: Vec<(&str, String)> = moto.environment();
+    let arguments = ["stream", "sql", "--json", "--trigger", "100ms"];
+    let mut rounds = 0;
+    kill_until_done(&world, &arguments, &environment, total, |random| {
+        rounds += 1;
+        if random.random_ratio(1, 4) {
+            kafka.kill();
+            kafka.restart();
+        }
+    })
+    .await;
+    let judge = Process::start(
+        &world,
+        &[
+            "--json",
+            "-c",
+            "SELECT count(*) AS n, count(DISTINCT part * 100000000 + off) AS places FROM
+               (SELECT part, off FROM t UNION ALL
+                SELECT CAST(\"partition\" AS INT), CAST(\"position\" AS BIGINT) FROM t_quarantine)",
+        ],
+        &environment,
+    );
+    let mut out = String::new();
+    let Process(mut child) = judge;
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    child.wait().unwrap();
+    let counted: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(counted, json!({"n": total, "places": total}));
+}
