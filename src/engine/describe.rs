@@ -10,6 +10,7 @@ use datafusion::common::format::ExplainFormat;
 use datafusion::logical_expr::{ExplainOption, LogicalPlanBuilder};
 
 use super::Engine;
+use super::fill::log_folder;
 use super::graph::{Step, query_of};
 use super::once::planning;
 use crate::error::{Error, Result};
@@ -164,7 +165,7 @@ impl Engine {
             let reads = step.reads.iter().cloned().collect::<Vec<_>>().join(", ");
             let Some(target) = target_of(&step.statement.kind) else { continue };
             let table = self.catalog.table(&target.name.value).await?;
-            let log = EpochLog::open(table.location().join(&format!("_pinsql/{}", target.name))).await?;
+            let log = EpochLog::open(log_folder(&table, &target.name.value, None)).await?;
             let action = match (log.last(), table.version().await, &step.statement.kind) {
                 (None, Some(_), Kind::StreamingTable(_) | Kind::MaterializedView(_)) => {
                     "refused: the table is another's".to_owned()

@@ -33,10 +33,10 @@ use crate::stream::write::{Target, plan_error};
 use crate::stream::{self, Following, Planned, Planner, Query, Stream, quarantine};
 
 /// From one epoch of a stream to the next where nothing else is said.
-const TRIGGER: Duration = Duration::from_secs(1);
+pub(super) const TRIGGER: Duration = Duration::from_secs(1);
 
 /// A table, its quarantine and its log.
-struct Home {
+pub(super) struct Home {
     table: Arc<Table>,
     quarantine: Arc<Table>,
     log: EpochLog,
@@ -131,28 +131,41 @@ impl Engine {
     ) -> Result<()> {
         let home = self.home(target, None).await?;
         let Some(prepared) = self.prepared(statement, target, None, over).await? else { return Ok(()) };
+        self.refresh_prepared(statement, target, (home, &prepared), over, report).await.map(drop)
+    }
+
+    /// The same for a view that is planned; answers what its inputs are now.
+    pub(super) async fn refresh_prepared(
+        &self,
+        statement: &Statement,
+        target: &CreateTarget,
+        (home, prepared): (Home, &Prepared),
+        over: bool,
+        report: &mut TableReport,
+    ) -> Result<BTreeMap<String, SourceEntry>> {
         refuse_stream(target)?;
-        home.recover(&prepared, target).await?;
+        home.recover(prepared, target).await?;
         let inputs = fingerprints(&prepared.readings).await?;
         report.version = home.table.version().await;
         let fingerprint = self.fingerprint(statement);
         let same = home.log.last().is_some_and(|entry| entry.sources == inputs && entry.fingerprint == fingerprint);
         if same && !over && !is_volatile(&prepared.plan) {
-            return Ok(());
+            return Ok(inputs);
         }
-        let planner = self.planner(statement, target, &prepared, false);
-        let mut query = self.query(statement, target, home, &prepared, &planner);
+        let planner = self.planner(statement, target, prepared, false);
+        let mut query = self.query(statement, target, home, prepared, &planner);
         for table in prepared.readings.tables.values() {
             query.table_rows += table.rows().await?;
         }
-        query.refresh(inputs, report).await
+        query.refresh(inputs.clone(), report).await?;
+        Ok(inputs)
     }
 
     /// Opens what belongs to a target.
     ///
     /// # Errors
     /// A table lies there that pinsql did not write.
-    async fn home(&self, target: &CreateTarget, slot: Option<SlotOf>) -> Result<Home> {
+    pub(super) async fn home(&self, target: &CreateTarget, slot: Option<SlotOf>) -> Result<Home> {
         let name = &target.name.value;
         let table = self.catalog.table(name).await?;
         let shared = table.version().await.is_some() && self.agree_on_slots(&table, target, slot).await?;
@@ -176,7 +189,7 @@ impl Engine {
     /// How many instances share a target is fixed by the first of them. Answers whether any of them has begun.
     async fn agree_on_slots(&self, table: &Table, target: &CreateTarget, slot: Option<SlotOf>) -> Result<bool> {
         let name = &target.name.value;
-        let folder = table.location().join(&format!("_pinsql/{name}"));
+        let folder = log_folder(table, name, None);
         let logs = EpochLog::slots(&folder).await?;
         let count = |log: &Location| log.path().filename()?.split_once("-of-")?.1.parse::<u32>().ok();
         let Some(there) = logs.iter().find_map(count) else {
@@ -315,7 +328,7 @@ impl Engine {
 }
 
 /// Where the log of a query lies; each of several instances has its own.
-fn log_folder(table: &Table, name: &str, slot: Option<SlotOf>) -> Location {
+pub(super) fn log_folder(table: &Table, name: &str, slot: Option<SlotOf>) -> Location {
     let folder = table.location().join(&format!("_pinsql/{name}"));
     slot.map_or_else(|| folder.clone(), |slot| folder.join(&format!("{}-of-{}", slot.index, slot.count)))
 }

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 
-use super::fill::fingerprints;
+use super::fill::{TRIGGER, fingerprints};
 use super::graph::Step;
 use super::lease::Lease;
 use super::prepare::Preparation;
@@ -208,7 +208,7 @@ impl Engine {
     ) -> Result<()> {
         let mut pauses = Pauses::default();
         let mut seen = None;
-        let trigger = options.trigger.unwrap_or(LOOK * 5);
+        let trigger = options.trigger.unwrap_or(TRIGGER);
         while !self.stop.is_stopped() {
             let watch = Stopwatch::start();
             let result = self.view_epoch(statement, target, &mut over, &mut seen, report).await;
@@ -242,9 +242,9 @@ impl Engine {
             return Ok(());
         }
         let Preparation::Ready(prepared) = self.prepare(statement, target, &|_| None).await? else { return Ok(()) };
-        // What changes from here on is seen next time.
-        let inputs = fingerprints(&prepared.readings).await?;
-        self.refresh_view(statement, target, std::mem::take(over), report).await?;
+        let home = self.home(target, None).await?;
+        let over = std::mem::take(over);
+        let inputs = self.refresh_prepared(statement, target, (home, &prepared), over, report).await?;
         if seen.is_none() {
             self.reporter.condition(&report.table, &Condition::Running);
         }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::Engine;
+use super::fill::log_folder;
 use super::prepare::{Preparation, named_columns, refuse_stream};
 use crate::delta::{Add, Change, Commit, Spec, Table, schema};
 use crate::error::{Error, Result};
@@ -148,7 +149,7 @@ impl Engine {
     ) -> Result<()> {
         let name = &target.name;
         let table = self.catalog.table(&name.value).await?;
-        let log = EpochLog::open(table.location().join(&format!("_pinsql/{name}"))).await?;
+        let log = EpochLog::open(log_folder(&table, &name.value, None)).await?;
         if log.last().is_some() {
             return Err(Error::conflict(format!(
                 "table `{name}` is filled by a streaming table or a materialized view"
@@ -184,7 +185,7 @@ impl Engine {
     async fn insert(&mut self, insert: &Insert, statement: &Statement) -> Result<()> {
         let name = &insert.target;
         let table = self.catalog.table(&name.value).await?;
-        let log = EpochLog::open(table.location().join(&format!("_pinsql/{name}"))).await?;
+        let log = EpochLog::open(log_folder(&table, &name.value, None)).await?;
         self.refuse_insert(insert)?;
         if log.last().is_some() {
             return Err(filled_by_its_query(insert));

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::fill::log_folder;
 use super::{Engine, RunOptions};
 use crate::clock::Stopwatch;
 use crate::error::Result;
@@ -30,7 +31,7 @@ impl Engine {
             }
             let name = &target.name.value;
             let table = self.catalog.table(name).await?;
-            let folder = table.location().join(&format!("_pinsql/{name}"));
+            let folder = log_folder(&table, name, None);
             let mut found = TableStatus {
                 table: name.clone(),
                 location: table.location().to_string(),

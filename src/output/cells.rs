@@ -1,6 +1,6 @@
 //! Values of a result as text: cells of a table, and members of a JSON object.
 //!
-//! Uses `error`. Timestamps are UTC throughout, so a time zone's name need never be looked up.
+//! Uses `stream`, `error`. Timestamps are UTC throughout, so a time zone's name need never be looked up.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::error::{Error, Result};
+use crate::stream::json::{Base64Encoder, BytesAt, bytes_at};
 
 /// What stands for NULL in a table.
 const NULL: &str = "NULL";
@@ -162,18 +161,6 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Reads the bytes of one row.
-type BytesAt = fn(&dyn Array, usize) -> &[u8];
-
-fn bytes_at(kind: &DataType) -> Option<BytesAt> {
-    match kind {
-        DataType::Binary => Some(|array, row| array.as_binary::<i32>().value(row)),
-        DataType::LargeBinary => Some(|array, row| array.as_binary::<i64>().value(row)),
-        DataType::BinaryView => Some(|array, row| array.as_binary_view().value(row)),
-        DataType::FixedSizeBinary(_) => Some(|array, row| array.as_fixed_size_binary().value(row)),
-        _ => None,
-    }
-}
-
 /// Every timestamp as an instant; None for NULL, and for what no calendar has.
 fn instants(array: &dyn Array, unit: TimeUnit) -> Vec<Option<DateTime<Utc>>> {
     let split = |value: i64, per_second: i64| {
@@ -211,26 +198,13 @@ impl EncoderFactory for JsonValues {
     ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
         let kind = array.data_type();
         let encoder: Box<dyn Encoder + 'a> = if let Some(at) = bytes_at(kind) {
-            Box::new(Base64Encoder { array, at })
+            Box::new(Base64Encoder::new(array, at))
         } else if let DataType::Timestamp(unit, zone) = kind {
             Box::new(InstantEncoder { instants: instants(array, *unit), is_zoned: zone.is_some() })
         } else {
             return Ok(None);
         };
         Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
-    }
-}
-
-struct Base64Encoder<'a> {
-    array: &'a dyn Array,
-    at: BytesAt,
-}
-
-impl Encoder for Base64Encoder<'_> {
-    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
-        out.push(b'"');
-        out.extend_from_slice(STANDARD.encode((self.at)(self.array, row)).as_bytes());
-        out.push(b'"');
     }
 }
 

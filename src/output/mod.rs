@@ -1,6 +1,6 @@
 //! The only writer to standard output and standard error.
 //!
-//! Floor 7: uses `report`, `error`. [`Output`] is the [`Reporter`] of every command. Results, and all of `--json`, go to
+//! Floor 7: uses `stream`, `report`, `error`. [`Output`] is the [`Reporter`] of every command. Results, and all of `--json`, go to
 //! standard output; progress, notices, the summary for people, logs and errors go to standard error. The writers are
 //! given, so a test can look at what was written. How things look is in [`render`] (errors), [`summary`], `table` with
 //! `cells` (results), and `progress`.

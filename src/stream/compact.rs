@@ -37,15 +37,22 @@ pub fn is_small(file: &Add, target_bytes: u64) -> bool {
     file.size < i64::try_from(target_bytes).unwrap_or(i64::MAX) / 2
 }
 
+/// The values of a file's partition columns, by their names.
+type Partition = Vec<(String, Option<String>)>;
+
 /// Files by the values of their partition columns: only those of one partition can become one file.
-pub fn by_partition(files: impl Iterator<Item = Add>) -> BTreeMap<Vec<(String, Option<String>)>, Vec<Add>> {
-    let mut partitions: BTreeMap<Vec<(String, Option<String>)>, Vec<Add>> = BTreeMap::new();
+pub fn by_partition(files: impl Iterator<Item = Add>) -> BTreeMap<Partition, Vec<Add>> {
+    let mut partitions: BTreeMap<Partition, Vec<Add>> = BTreeMap::new();
     for file in files {
-        let mut key: Vec<_> = file.partition_values.clone().into_iter().collect();
-        key.sort_unstable();
-        partitions.entry(key).or_default().push(file);
+        partitions.entry(partition(&file)).or_default().push(file);
     }
     partitions
+}
+
+fn partition(file: &Add) -> Partition {
+    let mut values: Partition = file.partition_values.clone().into_iter().collect();
+    values.sort_unstable();
+    values
 }
 
 /// Writes the rows of `files`, which were live in version `seen_live`, into new files, and puts those in their place.
@@ -113,14 +120,11 @@ impl Compactor {
         if self.small.len() < FEW {
             return None;
         }
-        let mut classes: BTreeMap<(u32, String), Vec<usize>> = BTreeMap::new();
+        let mut classes: BTreeMap<(u32, Partition), Vec<usize>> = BTreeMap::new();
         for (index, (add, since)) in self.small.iter().enumerate() {
-            let mut partition: Vec<_> = add.partition_values.iter().collect();
-            partition.sort_unstable();
-            let partition = format!("{partition:?}");
             // Old files are all alike: it is time.
             let class = if since.elapsed_ms() >= AGE_MS { u32::MAX } else { add.size.max(1).ilog(LIKE) };
-            classes.entry((class, partition)).or_default().push(index);
+            classes.entry((class, partition(add))).or_default().push(index);
         }
         let is_due = |class: u32, count: usize| count >= if class == u32::MAX { FEW } else { TOGETHER };
         let mut due = classes.into_iter().find(|((class, _), files)| is_due(*class, files.len()))?.1;

@@ -1,6 +1,6 @@
-//! Rows as JSON, for the quarantine.
+//! Rows as JSON, for the quarantine; and bytes in base64 wherever JSON is written, as in Spark's `to_json`.
 //!
-//! Floor 5: uses `error`. Bytes stand there in base64, as in Spark's `to_json`.
+//! Floor 5: uses `error`.
 
 use std::sync::Arc;
 
@@ -36,23 +36,42 @@ impl EncoderFactory for InBase64 {
         array: &'a dyn Array,
         _options: &'a EncoderOptions,
     ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
-        let bytes: Box<dyn Fn(usize) -> &'a [u8] + 'a> = match array.data_type() {
-            DataType::Binary => Box::new(|index| array.as_binary::<i32>().value(index)),
-            DataType::LargeBinary => Box::new(|index| array.as_binary::<i64>().value(index)),
-            DataType::BinaryView => Box::new(|index| array.as_binary_view().value(index)),
-            DataType::FixedSizeBinary(_) => Box::new(|index| array.as_fixed_size_binary().value(index)),
-            _ => return Ok(None),
-        };
-        Ok(Some(NullableEncoder::new(Box::new(Bytes(bytes)), array.nulls().cloned())))
+        let Some(at) = bytes_at(array.data_type()) else { return Ok(None) };
+        Ok(Some(NullableEncoder::new(Box::new(Base64Encoder::new(array, at)), array.nulls().cloned())))
     }
 }
 
-struct Bytes<'a>(Box<dyn Fn(usize) -> &'a [u8] + 'a>);
+/// The bytes of an array, by row.
+pub type BytesAt = fn(&dyn Array, usize) -> &[u8];
 
-impl Encoder for Bytes<'_> {
-    fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
+/// How the bytes of a type are found; None where it does not hold bytes.
+pub fn bytes_at(kind: &DataType) -> Option<BytesAt> {
+    match kind {
+        DataType::Binary => Some(|array, row| array.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => Some(|array, row| array.as_binary::<i64>().value(row)),
+        DataType::BinaryView => Some(|array, row| array.as_binary_view().value(row)),
+        DataType::FixedSizeBinary(_) => Some(|array, row| array.as_fixed_size_binary().value(row)),
+        _ => None,
+    }
+}
+
+/// Writes the bytes of an array in base64.
+pub struct Base64Encoder<'a> {
+    array: &'a dyn Array,
+    at: BytesAt,
+}
+
+impl<'a> Base64Encoder<'a> {
+    /// Of an array of the type that `at` is for.
+    pub fn new(array: &'a dyn Array, at: BytesAt) -> Self {
+        Self { array, at }
+    }
+}
+
+impl Encoder for Base64Encoder<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
         out.push(b'"');
-        out.extend_from_slice(STANDARD.encode((self.0)(index)).as_bytes());
+        out.extend_from_slice(STANDARD.encode((self.at)(self.array, row)).as_bytes());
         out.push(b'"');
     }
 }

@@ -9,7 +9,7 @@
 pub mod compact;
 pub mod expect;
 mod follow;
-mod json;
+pub mod json;
 pub mod quarantine;
 pub mod stop;
 pub mod write;

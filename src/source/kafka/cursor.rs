@@ -384,11 +384,7 @@ async fn survey(spec: &Spec, client: &Client, saved: &Saved, share: Option<crate
         readings.extend(ours.map(|partition| Reading { topic: Arc::clone(&name), partition }));
     }
     let partitions: Vec<_> = readings.iter().map(|one| (one.topic.to_string(), one.partition)).collect();
-    let (earliest, ends) = tokio::try_join!(
-        client.offsets(partitions.clone(), Which::Earliest),
-        client.offsets(partitions, Which::LastStable)
-    )?;
-    let held = earliest.into_iter().zip(ends).map(|(earliest, end)| Held { earliest, end }).collect();
+    let held = client.held(partitions).await?;
     Ok(Survey { topics, readings, held })
 }
 

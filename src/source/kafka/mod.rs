@@ -28,7 +28,7 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::chunk::{Shape, Tombstones};
-use self::client::{Client, Described, NotThere, Wanted, Which};
+use self::client::{Client, Described, NotThere, Wanted};
 use self::cursor::KafkaCursor;
 use self::feed::{Feed, Piece, Share};
 use self::fetches::Fetches;
@@ -333,10 +333,10 @@ async fn sample(spec: &Spec) -> Result<Vec<Vec<u8>>> {
     let topics = spec.topics(&client, std::iter::empty()).await?;
     let partitions: Vec<(String, i32)> =
         topics.iter().flat_map(|topic| (0..topic.partitions).map(|number| (topic.name.clone(), number))).collect();
-    let earliest = client.offsets(partitions.clone(), Which::Earliest).await?;
-    let ends = client.offsets(partitions.clone(), Which::LastStable).await?;
+    let held = client.held(partitions.clone()).await?;
     let each = (SAMPLE_MESSAGES / i64::try_from(partitions.len().max(1)).unwrap_or(1)).max(1);
-    let starts: Vec<i64> = earliest.iter().zip(&ends).map(|(first, end)| (*first).max(end - each)).collect();
+    let starts: Vec<i64> = held.iter().map(|held| held.earliest.max(held.end - each)).collect();
+    let ends: Vec<i64> = held.iter().map(|held| held.end).collect();
     let wanted = partitions.into_iter().zip(starts.iter().zip(&ends));
     let wanted = wanted.map(|((topic, partition), (from, until))| Wanted {
         topic: topic.into(),
@@ -388,8 +388,9 @@ impl Source for Kafka {
         let mut found = serde_json::Map::new();
         for topic in topics {
             let partitions: Vec<_> = (0..topic.partitions).map(|number| (topic.name.clone(), number)).collect();
-            let earliest = client.offsets(partitions.clone(), Which::Earliest).await?;
-            let ends = client.offsets(partitions, Which::LastStable).await?;
+            let held = client.held(partitions).await?;
+            let earliest: Vec<i64> = held.iter().map(|held| held.earliest).collect();
+            let ends: Vec<i64> = held.iter().map(|held| held.end).collect();
             found.insert(topic.name, json!({ "id": topic.id, "earliest": earliest, "ends": ends }));
         }
         Ok(Committed(json!({ "topics": found })))

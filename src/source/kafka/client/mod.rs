@@ -10,7 +10,7 @@ mod pump;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -25,6 +25,7 @@ use self::pump::{Command, Pump};
 use super::chunk::Shape;
 use super::feed::Feed;
 use super::iam::Signer;
+use super::positions::Held;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
@@ -58,8 +59,8 @@ struct Context {
 }
 
 impl Context {
-    fn said(&self) -> std::sync::MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn said(&self) -> MutexGuard<'_, Said> {
+        lock(&self.said)
     }
 }
 
@@ -113,6 +114,11 @@ impl ConsumerContext for Context {
         }
         self.commit_answered.store(true, Ordering::Release);
     }
+}
+
+/// A panic elsewhere must not silence the client.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A partition that is to be fetched.
@@ -223,6 +229,15 @@ impl Client {
         self.ask(ANSWER, question).await
     }
 
+    /// What partitions hold now, in their order.
+    pub async fn held(&self, partitions: Vec<(String, i32)>) -> Result<Vec<Held>> {
+        let (earliest, ends) = tokio::try_join!(
+            self.offsets(partitions.clone(), Which::Earliest),
+            self.offsets(partitions, Which::LastStable)
+        )?;
+        Ok(earliest.into_iter().zip(ends).map(|(earliest, end)| Held { earliest, end }).collect())
+    }
+
     /// Asks in a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
@@ -230,13 +245,13 @@ impl Client {
         question: impl FnOnce(&Consumer) -> Result<T, String> + Send + 'static,
     ) -> Result<T> {
         // What was refused before this question is no answer to it.
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).refused = None;
+        self.said().refused = None;
         let consumer = Arc::clone(&self.consumer);
         let answer = tokio::task::spawn_blocking(move || question(&consumer));
         let refusal = async {
             loop {
                 tokio::time::sleep(REFUSAL_GLANCE).await;
-                if self.refusal().is_some() {
+                if self.said().refused.is_some() {
                     return;
                 }
             }
@@ -248,18 +263,18 @@ impl Client {
         };
         if answer.is_ok() {
             self.answered.store(true, Ordering::Relaxed);
-            *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Said::default();
+            *self.said() = Said::default();
         }
         answer.map_err(|words| self.unreachable(&words))
     }
 
-    fn refusal(&self) -> Option<String> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
+    fn said(&self) -> MutexGuard<'_, Said> {
+        lock(&self.said)
     }
 
     /// Why the cluster does not answer, in librdkafka's words without its prefixes.
     fn unreachable(&self, words: &str) -> Error {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = self.said();
         let doing = format!("Kafka at `{}`", self.bootstrap);
         if let Some(refused) = &said.refused {
             let hint = if is_certificate_alert(refused) {
@@ -278,7 +293,7 @@ impl Client {
 
     /// Begins to fetch into a feed; `patience` is for others who want the same and come in a moment.
     pub fn start(&self, feed: &Arc<Feed>, wanted: Vec<Wanted>, patience: Duration) {
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(feed));
+        lock(&self.feeds).push(Arc::clone(feed));
         let _ = self.commands.send(Command::Fetch { wanted, patience });
     }
 
@@ -303,19 +318,19 @@ impl Client {
 
     /// What the client said last about brokers that it cannot reach.
     pub fn complaint(&self) -> Option<String> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).reason.as_deref().map(plain)
+        self.said().reason.as_deref().map(plain)
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for feed in self.feeds.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for feed in lock(&self.feeds).drain(..) {
             feed.close();
         }
         self.ended.store(true, Ordering::Release);
         // The thread writes the last offsets of the group, which takes a moment; the process waits for it when it ends.
         if let Some(thread) = self.thread.take() {
-            let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut leaving = lock(&LEAVING);
             // Those that have left are let go: a view over a topic makes a client at every look.
             for gone in leaving.extract_if(.., |thread| thread.is_finished()) {
                 let _ = gone.join();
@@ -330,7 +345,7 @@ static LEAVING: Mutex<Vec<std::thread::JoinHandle<()>>> = Mutex::new(Vec::new())
 
 /// Waits until clients that were dropped have said goodbye to their clusters: a few milliseconds, at most two seconds.
 pub fn farewell() {
-    let leaving = std::mem::take(&mut *LEAVING.lock().unwrap_or_else(PoisonError::into_inner));
+    let leaving = std::mem::take(&mut *lock(&LEAVING));
     for thread in leaving {
         // A thread that panicked has nothing more to say.
         let _ = thread.join();

@@ -7,9 +7,9 @@
 //! assignment goes on there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings::rd_kafka_resp_err_t as Code;
@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::native::{Batch, DataQueue, Message};
-use super::{Consumer, Context, Feeds, Wanted};
+use super::{Consumer, Context, Feeds, Wanted, lock};
 use crate::error::Result;
 use crate::source::kafka::chunk::{ChunkBuilder, Shape};
 use crate::source::kafka::feed::{Feed, Piece, Pushed, Slot, Stopped};
@@ -186,12 +186,12 @@ impl Pump {
         let fits = !self.stopped && wanted.len() == self.wanted.len() && wanted.iter().zip(&self.wanted).all(same);
         // Whoever no longer waits for the answer has a feed of its own, which nobody may fill.
         if answer.send(fits).is_ok() && fits {
-            self.feeds.lock().unwrap_or_else(PoisonError::into_inner).push(feed);
+            lock(&self.feeds).push(feed);
         }
     }
 
     fn feeds(&self) -> Vec<Arc<Feed>> {
-        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut feeds = lock(&self.feeds);
         feeds.retain(|feed| !feed.is_closed());
         feeds.clone()
     }
