@@ -1,6 +1,6 @@
 //! Speed, as ratios within one run: `cargo bench`. One binary; absolute times depend on the machine and its neighbours.
 //!
-//! `cargo bench -- decode|commits|objects|ledger|latency|epochs|drain` measures one of them.
+//! `cargo bench -- decode|commits|objects|ledger|latency|epochs|drain|shards` measures one of them.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,6 +37,13 @@ mod stores;
 #[path = "../tests/support/kafka.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod kafka;
+#[path = "../tests/support/kinesis.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod kinesis;
+#[path = "../tests/support/proxy.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod proxy;
+mod streams;
 mod topics;
 
 #[global_allocator]
@@ -286,7 +293,10 @@ fn main() {
     if wanted.as_deref() == Some("drained") {
         return topics::drained();
     }
-    let benches: [(&str, fn()); 7] = [
+    if wanted.as_deref() == Some("sharded") {
+        return streams::sharded();
+    }
+    let benches: [(&str, fn()); 8] = [
         ("decode", decode),
         ("commits", commits),
         ("objects", objects),
@@ -294,6 +304,7 @@ fn main() {
         ("latency", topics::latency),
         ("epochs", topics::epochs),
         ("drain", topics::drain),
+        ("shards", streams::shards),
     ];
     for (name, bench) in benches {
         if wanted.as_ref().is_none_or(|wanted| wanted == name) {

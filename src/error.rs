@@ -157,6 +157,21 @@ impl Error {
         self
     }
 
+    /// The same error once more, without its cause: for each of several who wait for one thing.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let Inner { kind, message, hint, place, passes, source: _ } = self.0.as_ref();
+        let (kind, passes) = (*kind, *passes);
+        Self(Box::new(Inner {
+            kind,
+            message: message.clone(),
+            hint: hint.clone(),
+            place: place.clone(),
+            passes,
+            source: None,
+        }))
+    }
+
     /// The kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -17,8 +17,8 @@
 //!
 //! `source::files` lists the objects that its ledger has not seen, and gets them, hundreds at once. `source::kafka` assigns
 //! partitions by hand at the offsets that the log has; a thread of its client takes messages in batches and puts them, with
-//! their keys, headers and times, into a bounded feed, from which each epoch takes its share. Both hand chunks of payloads to
-//! `source::records`. `decode` frames the text of files into records, and gives each record one verdict: a row, or a reject
+//! their keys, headers and times, into a bounded feed, from which each epoch takes its share. `source::kinesis` reads shards,
+//! parents before children, by a task each, into such a feed. All hand chunks of payloads to `source::records`. `decode` frames the text of files into records, and gives each record one verdict: a row, or a reject
 //! with its reason and its bytes; in the raw form every message is a row as it came. The rows go through the
 //! plan that `sql` made of the user's query; `stream` judges them by the table's constraints and writes them to files of
 //! the table or of its quarantine; `log` commits, `delta` rolls forward. Then the source hears of it: the Kafka client writes
@@ -41,7 +41,9 @@
 //!
 //! Inside `source::kafka` the `client` is the only place that knows rdkafka, and its file `native` the only one with unsafe
 //! code. Its neighbours speak of names, numbers and bytes: `settings` turns options into properties, `iam` signs the tokens of
-//! Amazon MSK, `feed` holds messages on their way, `positions` decides where to go on, `cursor` makes epochs of it all.
+//! Amazon MSK, `positions` decides where to go on, `cursor` makes epochs of it all. `source::kinesis` is built alike: `client` knows
+//! the SDK, `positions` the graph of shards, `hub` reads them for all targets of the process. `feed` and `pieces`, beside both,
+//! hold records on their way.
 //!
 //! Two things differ from the founding design. There is no `Sink` trait: a table of Delta is the only sink, and a
 //! trait with one implementor would only hide that. And `delta` stands below the sources, not beside them, because a

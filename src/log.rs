@@ -89,6 +89,9 @@ pub struct Counts {
     /// Records known to be waiting behind the epoch.
     #[serde(default)]
     pub lag: u64,
+    /// How far the sources were behind their tips, in milliseconds, where they say so: Kinesis does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
 }
 
 /// One epoch.

@@ -11,10 +11,11 @@ use crate::error::{Error, Place, Result, nearest};
 /// Options whose value may be shown to anybody. All others are hidden: a name that is missing here costs a reader some
 /// stars, a name that is missing in a list of secrets costs a password.
 #[rustfmt::skip]
-const HARMLESS: [&str; 29] = [
+const HARMLESS: [&str; 31] = [
     "bootstrapservers", "columns", "consumermode", "consumername", "endpoint", "envelope", "failondataloss",
     "fileextension", "format", "includeheaders", "initialposition", "maxfilespertrigger", "maxrecordbytes",
-    "maxrecordsperfetch", "mode", "multiline", "partitionkey", "path", "recursive", "region", "rolearn", "schema",
+    "maxrecordsperfetch", "mode", "multiline", "partitionkey", "path", "profile", "recursive", "region", "rolearn",
+    "rolesessionname", "schema",
     "startingoffsets", "startingtimestamp", "streamarn", "streamname", "subscribe", "subscribepattern", "tombstones",
 ];
 
@@ -183,6 +184,22 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     number.checked_mul(millis).map(Duration::from_millis)
+}
+
+/// A time of day in milliseconds since 1970: that number itself, RFC 3339, or a date with or without a time, UTC.
+pub fn parse_time(text: &str) -> Option<i64> {
+    let text = text.trim();
+    if let Ok(millis) = text.parse::<i64>() {
+        return (millis >= 0).then_some(millis);
+    }
+    let zoned = chrono::DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_millis());
+    let naive =
+        |format| chrono::NaiveDateTime::parse_from_str(text, format).map(|time| time.and_utc().timestamp_millis());
+    let day = || {
+        let day = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        Some(day.and_hms_opt(0, 0, 0)?.and_utc().timestamp_millis())
+    };
+    zoned.or_else(|_| naive("%Y-%m-%d %H:%M:%S%.f")).or_else(|_| naive("%Y-%m-%dT%H:%M:%S%.f")).ok().or_else(day)
 }
 
 fn parse_bool(pair: &OptionPair) -> Result<bool> {

@@ -30,6 +30,9 @@ pub struct EpochReport {
     pub version: Option<u64>,
     /// Records, or objects, known to be waiting.
     pub lag: u64,
+    /// How far the sources were behind their tips, in milliseconds, where they say so: Kinesis does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
     /// From choosing the input to the commit.
     pub elapsed_ms: u64,
 }
@@ -124,6 +127,9 @@ pub struct TableStatus {
     pub version: Option<u64>,
     /// Records that were known to be waiting then.
     pub lag: u64,
+    /// How far the sources were behind their tips, in milliseconds, where they say so: Kinesis does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
     /// How far its sources are read.
     pub sources: Vec<Position>,
 }

@@ -27,11 +27,12 @@ const SIDEWAYS: [(&str, &str); 6] = [
 ];
 
 /// Crates that only some rooms, or parts of rooms, may name.
-const GUARDED: [(&str, &[&str]); 9] = [
+const GUARDED: [(&str, &[&str]); 10] = [
     ("deltalake", &["delta"]),
     ("delta_kernel", &["delta"]),
     ("object_store", &["store", "source", "log", "delta", "engine"]),
-    ("aws_config", &["store", "source/kafka/iam"]),
+    ("aws_config", &["store"]),
+    ("aws_sdk_kinesis", &["source/kinesis/client"]),
     ("aws_msk_iam_sasl_signer", &["source/kafka/iam"]),
     ("rdkafka", &["source/kafka/client"]),
     ("clap", &["cli"]),

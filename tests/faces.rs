@@ -354,6 +354,7 @@ fn json_is_epochs_and_the_summary_last() {
         quarantined: 1,
         version: Some(8),
         lag: 0,
+        behind_ms: None,
         elapsed_ms: 41,
     };
     streams.output.epoch(&epoch);

@@ -16,6 +16,7 @@ mod faces;
 mod failures;
 mod iam;
 mod kafka;
+mod kinesis;
 mod kit;
 mod readers;
 mod security;

@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BinaryViewArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields as ArrowFields, Schema, SchemaRef};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use self::columns::Column;
 use self::fields::Fields;
@@ -148,7 +150,11 @@ impl Decoder {
             match (self.mode, payload) {
                 (Mode::DropMalformed, _) => dropped += 1,
                 (Mode::Permissive, Some(bytes)) => self.null_row(index as u32, bytes),
-                _ => rejects.push(Reject { payload: index as u32, reason: fault.reason() }),
+                _ => {
+                    let twice = payload.is_some_and(is_encoded_again);
+                    let reason = if twice { ENCODED_AGAIN.to_owned() } else { fault.reason() };
+                    rejects.push(Reject { payload: index as u32, reason });
+                }
             }
         }
         let arrays = self.take()?;
@@ -302,6 +308,22 @@ fn check_utf8(bytes: &[u8]) -> Parse<()> {
     }
     let at = simdutf8::compat::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
     Err(Fault::syntax(format!("invalid UTF-8 at byte {at}")))
+}
+
+/// Why a payload that is base64 of JSON is none.
+const ENCODED_AGAIN: &str =
+    "base64 of JSON, not JSON: whoever sent the record encoded it once more than the service does";
+
+/// Whether the payload, or the string that it is, is base64 of an object, of an array or of a string.
+fn is_encoded_again(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii();
+    let text = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
+    let json = match STANDARD.decode(text) {
+        Ok(json) => json,
+        Err(_) => return false,
+    };
+    json.trim_ascii_start().first().is_some_and(|first| b"{[\"".contains(first))
+        && serde_json::from_slice::<serde::de::IgnoredAny>(&json).is_ok()
 }
 
 /// Steps over a byte-order mark and blanks; there must be something behind them.

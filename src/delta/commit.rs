@@ -27,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A checkpoint is written at the earliest after this many commits, at the latest after [`CHECKPOINT_MOST`], and in between
 /// when the log grew by a twentieth: what checkpoints cost stays in proportion to the commits.
 const CHECKPOINT_LEAST: u64 = 50;
-const CHECKPOINT_MOST: u64 = 200;
+const CHECKPOINT_MOST: u64 = 100;
 
 /// What a commit does to the rows that are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 //! lost answer from a lost race.
 
 mod commit;
+mod narrow;
 mod read;
 pub mod schema;
 mod write;
@@ -19,6 +20,7 @@ use arrow::datatypes::SchemaRef;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::{EagerSnapshot, StructType};
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -28,6 +30,7 @@ use uuid::Uuid;
 pub use deltalake::kernel::{Add, Remove};
 
 pub use self::commit::{Change, Commit, Txn};
+use self::narrow::Narrow;
 pub use self::read::{Added, VersionRange};
 pub use self::write::{Files, TARGET_FILE_BYTES};
 use crate::clock::Clock;
@@ -153,7 +156,7 @@ impl std::fmt::Debug for Table {
 impl Table {
     /// Opens the table at a location; reads its newest version where there is one.
     pub async fn open(location: Location, clock: Arc<dyn Clock>) -> Result<Self> {
-        let root = Arc::clone(location.store());
+        let root: Arc<dyn ObjectStore> = Arc::new(Narrow::new(Arc::clone(location.store())));
         let prefixed = Arc::new(PrefixStore::new(Arc::clone(&root), location.path().clone()));
         let log = default_logstore(prefixed, root, &location.url()?, &StorageConfig::default());
         let table = Self { location, log, clock, head: Mutex::default(), checkpoint: Mutex::default() };

@@ -24,7 +24,7 @@ pub const TARGET_FILE_BYTES: u64 = 128 << 20;
 /// Columns with statistics, from the first on: what Delta's readers expect.
 const STATISTICS_COLUMNS: u64 = 32;
 /// A row group is closed at about this size: it lies in memory until then, for each file that is written.
-const ROW_GROUP_BYTES: usize = 32 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Rows that the writer takes at once between two looks at the file's size.
 const ROWS_AT_ONCE: usize = 8192;
 

@@ -46,6 +46,7 @@ impl Engine {
                 found.epoch = found.epoch.max(Some(entry.epoch.0));
                 found.at = found.at.max(Some(entry.at));
                 found.lag += entry.counts.lag;
+                found.behind_ms = found.behind_ms.max(entry.counts.behind_ms);
                 let positions = entry.sources.iter();
                 found.sources.extend(
                     positions

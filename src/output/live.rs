@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::text::{counted, thousands, width};
+use super::text::{counted, duration, thousands, width};
 use crate::clock::Stopwatch;
 use crate::report::{Condition, EpochReport};
 
@@ -15,6 +15,7 @@ struct Row {
     written: u64,
     quarantined: u64,
     lag: u64,
+    behind_ms: Option<u64>,
     version: Option<u64>,
     condition: &'static str,
     /// Records at the last glance.
@@ -35,6 +36,7 @@ impl Live {
             written: 0,
             quarantined: 0,
             lag: 0,
+            behind_ms: None,
             version: None,
             condition: "starting",
             before: 0,
@@ -59,6 +61,7 @@ impl Live {
         row.written += report.written;
         row.quarantined += report.quarantined;
         row.lag = report.lag;
+        row.behind_ms = report.behind_ms;
         row.version = report.version.or(row.version);
     }
 
@@ -77,6 +80,9 @@ impl Live {
                 counted(row.written, "row"),
                 thousands(row.lag)
             );
+            if let Some(behind_ms) = row.behind_ms.filter(|ms| *ms > 0) {
+                line += &format!("  {} behind", duration(behind_ms));
+            }
             if let Some(version) = row.version {
                 line += &format!("  version {version}");
             }

@@ -300,6 +300,7 @@ impl Reporter for Output {
             quarantined = report.quarantined,
             version = report.version,
             lag = report.lag,
+            behind_ms = report.behind_ms,
             elapsed_ms = report.elapsed_ms,
             "epoch committed"
         );

@@ -43,7 +43,9 @@ pub fn status(tables: &[TableStatus]) -> String {
         let at = at.format("%Y-%m-%d %H:%M:%S");
         let lag = counted(table.lag, "record");
         let epoch = thousands(epoch);
-        lines.push(format!("{name}  version {version}  epoch {epoch}  committed {at} UTC  {lag} waiting\n"));
+        let behind =
+            table.behind_ms.filter(|ms| *ms > 0).map_or_else(String::new, |ms| format!("  {} behind", duration(ms)));
+        lines.push(format!("{name}  version {version}  epoch {epoch}  committed {at} UTC  {lag} waiting{behind}\n"));
         let indent = " ".repeat(name_width);
         lines.extend(table.sources.iter().map(|one| format!("{indent}  {}: {}\n", one.source, one.position)));
     }

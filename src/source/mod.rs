@@ -10,9 +10,12 @@
 //! at opening, each record once. A cursor opened on what `finish` answered goes on behind it. A crash between two inputs,
 //! or inside one, changes nothing of that.
 
+pub mod feed;
 pub mod files;
 pub mod kafka;
+pub mod kinesis;
 pub mod payload;
+pub mod pieces;
 pub mod records;
 pub mod table;
 
@@ -41,6 +44,9 @@ pub const LINEAGE_METADATA: &str = "__pinsql_metadata";
 /// The record's bytes as they came, travelling likewise.
 pub const LINEAGE_PAYLOAD: &str = "__pinsql_payload";
 
+/// In whose name is read what nothing is kept of.
+pub const READER: &str = "reader";
+
 /// What the epoch log remembers of a source. Only the source itself reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -52,6 +58,9 @@ impl Committed {
         let value = &self.0;
         if let Ok(kafka) = serde_json::from_value::<kafka::positions::Saved>(value.clone()) {
             return kafka.to_string();
+        }
+        if let Ok(kinesis) = serde_json::from_value::<kinesis::positions::Saved>(value.clone()) {
+            return kinesis.to_string();
         }
         if let Some(version) = value["positions"]["versions"]["at"].as_str() {
             return format!("version {version}");
@@ -114,7 +123,7 @@ pub struct Opening<'a> {
 impl<'a> Opening<'a> {
     /// Everything that is there now, for a query that nothing is kept of.
     pub fn of_now(state: &'a Location) -> Self {
-        Self { committed: None, state, query: "reader", follow: false, share: None, company: false }
+        Self { committed: None, state, query: READER, follow: false, share: None, company: false }
     }
 }
 
@@ -207,6 +216,8 @@ pub struct Finished {
     pub lost: Option<u64>,
     /// Records known to be waiting behind the input.
     pub lag: u64,
+    /// How far the source was behind its tip, in milliseconds, where it says so.
+    pub behind_ms: Option<u64>,
 }
 
 /// Records or rows that do not go into the table, with all that is needed to put them back: bytes, keys, headers and times.

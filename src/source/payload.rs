@@ -9,6 +9,15 @@ use crate::options::Options;
 /// `maxRecordBytes` where it is not given.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
 
+/// In which form a topic or a stream is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// `STORED AS …`
+    Decoded,
+    /// `read_kafka`, `read_kinesis`
+    Raw,
+}
+
 /// How payloads are taken.
 #[derive(Debug, Clone)]
 pub struct PayloadOptions {

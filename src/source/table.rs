@@ -113,7 +113,7 @@ impl Cursor for Versions {
         self.saved.positions.advance(PARTITION, &input.span)?;
         let committed = serde_json::to_value(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
         let lag = self.end - input.span.to.number().unwrap_or(self.end);
-        Ok(Finished { committed: Committed(committed), lost: Some(0), lag })
+        Ok(Finished { committed: Committed(committed), lost: Some(0), lag, behind_ms: None })
     }
 }
 

@@ -26,7 +26,10 @@ use crate::error::{Error, Place, Result, nearest};
 use crate::options::{OptionPair, Options};
 use crate::source::files::{FileOptions, Files};
 use crate::source::kafka::fetches::Fetches;
-use crate::source::kafka::{Kafka, KafkaOptions, Taken};
+use crate::source::kafka::{Kafka, KafkaOptions};
+use crate::source::kinesis::hub::Hubs;
+use crate::source::kinesis::{Kinesis, KinesisOptions};
+use crate::source::payload::Taken;
 use crate::source::table::TableStream;
 use crate::source::{METADATA, MetadataColumn, Source};
 use crate::store::{self, Location, Stores};
@@ -44,6 +47,13 @@ impl From<Files> for Opened {
     fn from(files: Files) -> Self {
         let columns = Some(files.declared().clone());
         Self { source: Arc::new(files), columns }
+    }
+}
+
+impl From<Kinesis> for Opened {
+    fn from(kinesis: Kinesis) -> Self {
+        let columns = kinesis.declared().cloned();
+        Self { source: Arc::new(kinesis), columns }
     }
 }
 
@@ -114,6 +124,7 @@ pub struct Catalog {
     lake: String,
     clock: Arc<dyn Clock>,
     fetches: Arc<Fetches>,
+    hubs: Arc<Hubs>,
 }
 
 impl Catalog {
@@ -127,6 +138,7 @@ impl Catalog {
             lake,
             clock,
             fetches: Arc::default(),
+            hubs: Arc::default(),
         }
     }
 
@@ -342,9 +354,20 @@ impl Catalog {
                     .map_err(|error| error.at(place.clone()))?;
                 Ok(opened.map(Opened::from))
             }
-            SourceFormat::Kinesis => Err(Error::sql(format!("{of} is of a format that this version does not read"))
-                .at(name.place.clone())
-                .hint("STORED AS JSON reads files in a folder or an S3 prefix, STORED AS KAFKA reads topics")),
+            SourceFormat::Kinesis => {
+                let place = create.location.as_ref().map_or(&name.place, |location| &location.place);
+                let location = create.location.as_ref().map(|location| location.value.as_str());
+                let kinesis = KinesisOptions::take(&mut options, location, Taken::Decoded);
+                let kinesis = kinesis.map_err(|error| error.at(place.clone()))?;
+                options.finish(&of)?;
+                if is_untyped {
+                    return Ok(None);
+                }
+                let opened = Kinesis::decoded(kinesis, columns, Arc::clone(&self.hubs))
+                    .await
+                    .map_err(|error| error.at(place.clone()))?;
+                Ok(opened.map(Opened::from))
+            }
         }
     }
 
@@ -364,9 +387,10 @@ impl Catalog {
                 Ok(Some(Kafka::raw(kafka, Arc::clone(&self.fetches)).into()))
             }
             SourceFunction::ReadKinesis => {
-                Err(Error::sql(format!("{} is not read by this version", inline.function.name()))
-                    .at(place.clone())
-                    .hint("read_files reads files in a folder or an S3 prefix, read_kafka reads topics"))
+                let kinesis = KinesisOptions::take(&mut options, None, Taken::Raw);
+                let kinesis = kinesis.map_err(|error| error.at(place.clone()))?;
+                options.finish("read_kinesis")?;
+                Ok(Some(Kinesis::raw(kinesis, Arc::clone(&self.hubs)).into()))
             }
         }
     }

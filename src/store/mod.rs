@@ -4,6 +4,7 @@
 //! a [`Location`] and asks nothing about what is behind it.
 
 mod durable;
+pub mod identity;
 mod s3;
 
 use std::collections::HashMap;

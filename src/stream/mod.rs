@@ -271,8 +271,9 @@ impl Query<'_> {
         let mut sources = self.log.last().map(|entry| entry.sources.clone()).unwrap_or_default();
         for (key, input) in inputs {
             let Some(cursor) = cursors.get_mut(&key) else { continue };
-            let Finished { committed, lost, lag } = cursor.finish(input).await?;
+            let Finished { committed, lost, lag, behind_ms } = cursor.finish(input).await?;
             done.counts.lag += lag;
+            done.behind_ms = done.behind_ms.max(behind_ms);
             done.lost = done.lost.zip(lost).map(|(before, more)| before + more);
             let columns =
                 self.streams.iter().find(|stream| stream.key == key).and_then(|stream| stream.columns.clone());
@@ -398,7 +399,8 @@ impl Query<'_> {
         quarantine: Option<TableEntry>,
         done: Done,
     ) -> Result<Done> {
-        let entry = self.entry(sources, table, quarantine, done.counts);
+        let counts = Counts { behind_ms: done.behind_ms, ..done.counts };
+        let entry = self.entry(sources, table, quarantine, counts);
         let epoch = entry.epoch;
         self.append(entry).await?;
         Ok(Done { epoch, version: self.target.table.version().await, ..done })
@@ -452,7 +454,7 @@ impl Query<'_> {
     }
 
     fn tell(&self, done: &Done, elapsed_ms: u64, report: &mut TableReport) {
-        let Counts { read, written, dropped, quarantined, lag } = done.counts;
+        let Counts { read, written, dropped, quarantined, lag, .. } = done.counts;
         if done.is_nothing {
             return;
         }
@@ -474,6 +476,7 @@ impl Query<'_> {
             quarantined,
             version: done.version,
             lag,
+            behind_ms: done.behind_ms,
             elapsed_ms,
         });
     }
@@ -509,6 +512,7 @@ impl Gathered {
             dropped: self.dropped + self.written.dropped,
             quarantined: self.quarantined.1,
             lag: 0,
+            behind_ms: None,
         }
     }
 }
@@ -521,6 +525,7 @@ struct Done {
     violations: BTreeMap<Arc<str>, u64>,
     lost: Option<u64>,
     version: Option<u64>,
+    behind_ms: Option<u64>,
     /// Nothing was read, nothing was logged.
     is_nothing: bool,
 }
@@ -533,6 +538,7 @@ impl Default for Done {
             violations: BTreeMap::new(),
             lost: Some(0),
             version: None,
+            behind_ms: None,
             is_nothing: false,
         }
     }

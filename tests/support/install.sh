@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests talk to into a cache outside the clone, and prints one folder per part on standard output.
 #
-#   install.sh [python|moto|spark|kafka]...        all four when none is named
+#   install.sh [python|moto|spark|kafka|kinesis]...        all five when none is named
 #
 # Progress goes to standard error. The cache is $PINSQL_TEST_CACHE, or else ~/.cache/pinsql-services. A folder's name holds
 # a checksum of the versions below, so that a changed version is installed beside the old one and never over it; a file
@@ -14,6 +14,8 @@ python_packages="deltalake==1.6.6 pyarrow==26.0.1 duckdb==1.5.5 duckdb-extension
 moto_packages="moto[server]==5.2.5"
 spark_packages="pyspark==4.0.0 pyarrow==26.0.1 pandas<3"
 spark_jar="io.delta:delta-spark_2.13:4.0.0"
+kinesis_npm="kinesis-local@0.6.2 kinesalite@3.3.3"
+kinesis_pypi="ministack==1.5.33"
 kafka_jars="org.apache.kafka:kafka_2.13:4.1.0 org.apache.kafka:kafka-tools:4.1.0 org.slf4j:slf4j-simple:1.7.36"
 
 say() { echo "pinsql tests: $*" >&2; }
@@ -70,6 +72,41 @@ install_kafka() {
   jars "$1" libs "$kafka_jars"
 }
 
+install_kinesis() {
+  need python3 kinesis "Debian: apt-get install python3 python3-venv" kinesis
+  need node kinesis "Debian: apt-get install nodejs" kinesis
+  need npm kinesis "Debian: apt-get install npm" kinesis
+  # shellcheck disable=SC2086
+  venv "$1" kinesis $kinesis_pypi
+  echo '{"private": true}' >"$1/package.json"
+  # The optional packages are compiled and keep streams on disk; the tests keep them in memory.
+  # shellcheck disable=SC2086
+  (cd "$1" && npm install --silent --no-audit --no-fund --ignore-scripts --omit=optional $kinesis_npm >&2)
+  # A copy, so that the folder stays whole when the package is removed.
+  faketime >/dev/null || install_faketime
+  cp -L "$(faketime)" "$1/libfaketime.so.1"
+}
+
+# faketime: prints where this machine has the library that makes clocks run faster; fails when it has none.
+faketime() {
+  local file
+  for file in /usr/lib/*/faketime/libfaketime.so.1 /usr/lib*/faketime/libfaketime.so.1 /usr/local/lib/faketime/libfaketime.so.1; do
+    [ -e "$file" ] && echo "$file" && return
+  done
+  return 1
+}
+
+install_faketime() {
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    say "\`libfaketime.so.1\` is missing, and the part \`kinesis\` of the tests needs it"
+    say "hint: install it (Debian: apt-get install libfaketime), or leave the part out with PINSQL_TEST_WITHOUT=kinesis"
+    exit 3
+  fi
+  # Somebody else may be installing packages.
+  apt-get update -qq -o DPkg::Lock::Timeout=300 >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 libfaketime >&2
+}
+
 # jars FOLDER SUBFOLDER "JAR..." OPTION...: these jars, and those that they need, in FOLDER/SUBFOLDER.
 jars() {
   local folder=$1 subfolder=$2 list=$3
@@ -100,7 +137,7 @@ part() {
   local name=$1 folder
   folder=$cache/$name-$(printf '%s' "$2" | cksum | cut -d' ' -f1)
   if [ ! -e "$folder/ready" ]; then
-    need flock "$name" "Debian: apt-get install util-linux" "python,s3,spark,kafka"
+    need flock "$name" "Debian: apt-get install util-linux" "python,s3,spark,kafka,kinesis"
     mkdir -p "$cache"
     exec 9>"$cache/$name.lock"
     flock 9
@@ -116,15 +153,16 @@ part() {
   echo "$folder"
 }
 
-[ $# -gt 0 ] || set -- python moto spark kafka
+[ $# -gt 0 ] || set -- python moto spark kafka kinesis
 for name in "$@"; do
   case $name in
     python) part python "$python_packages" ;;
     moto) part moto "$moto_packages" ;;
     spark) part spark "$spark_packages $spark_jar" ;;
     kafka) part kafka "$kafka_jars" ;;
+    kinesis) part kinesis "$kinesis_npm $kinesis_pypi" ;;
     *)
-      say "no part is called \`$name\`: python, moto, spark, kafka"
+      say "no part is called \`$name\`: python, moto, spark, kafka, kinesis"
       exit 2
       ;;
   esac

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "a kit offers more than one subject uses")]
 
 pub mod kafka;
+pub mod kinesis;
 pub mod proxy;
 pub mod services;
 pub mod stores;

@@ -254,7 +254,12 @@ fn deliver(
 }
 
 /// Passes an answer on. One without a length becomes chunked, so that the client's connection can stay open.
-fn send(client: &mut impl Write, answer: &Head, framing: Framing, upstream: &mut impl BufRead) -> io::Result<bool> {
+pub(super) fn send(
+    client: &mut impl Write,
+    answer: &Head,
+    framing: Framing,
+    upstream: &mut impl BufRead,
+) -> io::Result<bool> {
     let more = if matches!(framing, Framing::Close) { "Transfer-Encoding: chunked\r\n" } else { "" };
     client.write_all(&answer.without(&["connection", "keep-alive"], more))?;
     if matches!(framing, Framing::Close) {
@@ -299,7 +304,7 @@ fn s3_code(status: u16) -> &'static str {
 
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy)]
-enum Framing {
+pub(super) enum Framing {
     Length(u64),
     Chunks,
     Close,
@@ -307,14 +312,14 @@ enum Framing {
 
 /// The first line and the headers of a message.
 #[derive(Debug)]
-struct Head {
+pub(super) struct Head {
     first: String,
     headers: Vec<(String, String)>,
 }
 
 impl Head {
     /// Reads one; None when the connection ends where a message could begin.
-    fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
+    pub(super) fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let Some(first) = line(from)? else { return Ok(None) };
         let (mut headers, mut size) = (Vec::new(), first.len());
         loop {
@@ -332,7 +337,7 @@ impl Head {
     }
 
     /// Reads the answer that counts, past any 1xx.
-    fn read_final(from: &mut impl BufRead) -> io::Result<Self> {
+    pub(super) fn read_final(from: &mut impl BufRead) -> io::Result<Self> {
         loop {
             let head = Self::read(from)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             if !(100..200).contains(&head.status()?) {
@@ -341,7 +346,7 @@ impl Head {
         }
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
@@ -356,7 +361,7 @@ impl Head {
         word.ok_or_else(|| invalid("an answer without a status"))
     }
 
-    fn asks_to_close(&self) -> bool {
+    pub(super) fn asks_to_close(&self) -> bool {
         self.value("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
@@ -370,12 +375,12 @@ impl Head {
     }
 
     /// A request without a length has no body.
-    fn request_framing(&self) -> io::Result<Framing> {
+    pub(super) fn request_framing(&self) -> io::Result<Framing> {
         Ok(self.framing()?.unwrap_or(Framing::Length(0)))
     }
 
     /// An answer without a length goes on until the connection closes, unless it can have no body.
-    fn answer_framing(&self, method: &str) -> io::Result<Framing> {
+    pub(super) fn answer_framing(&self, method: &str) -> io::Result<Framing> {
         if method == "HEAD" || matches!(self.status()?, 204 | 304) {
             return Ok(Framing::Length(0));
         }
@@ -383,7 +388,7 @@ impl Head {
     }
 
     /// The text of this head, as HTTP/1.1, without some headers and with more.
-    fn without(&self, left_out: &[&str], more: &str) -> Vec<u8> {
+    pub(super) fn without(&self, left_out: &[&str], more: &str) -> Vec<u8> {
         let first = match self.first.strip_prefix("HTTP/1.0") {
             Some(rest) => format!("HTTP/1.1{rest}"),
             None => self.first.clone(),
@@ -398,12 +403,12 @@ impl Head {
     }
 }
 
-fn invalid(what: &str) -> io::Error {
+pub(super) fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// A line without its end; None at the end of the connection.
-fn line(from: &mut impl BufRead) -> io::Result<Option<String>> {
+pub(super) fn line(from: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     from.take(HEAD_LIMIT as u64).read_until(b'\n', &mut bytes)?;
     if bytes.is_empty() {
@@ -420,7 +425,7 @@ fn line(from: &mut impl BufRead) -> io::Result<Option<String>> {
 }
 
 /// Copies a body with its framing as it is.
-fn copy_body(from: &mut impl BufRead, to: &mut impl Write, framing: Framing) -> io::Result<()> {
+pub(super) fn copy_body(from: &mut impl BufRead, to: &mut impl Write, framing: Framing) -> io::Result<()> {
     match framing {
         Framing::Length(length) => copy_exactly(from, to, length),
         Framing::Chunks => copy_chunks(from, to),

@@ -338,7 +338,7 @@ impl Cursor for FileCursor {
         seen.append(&mut self.touched);
         let saved = self.ledger.add(seen).await?;
         let committed = serde_json::to_value(saved).map_err(|error| Error::internal(error.to_string()))?;
-        Ok(Finished { committed: Committed(committed), lost: Some(0), lag: self.waiting.len() as u64 })
+        Ok(Finished { committed: Committed(committed), lost: Some(0), lag: self.waiting.len() as u64, behind_ms: None })
     }
 }
 

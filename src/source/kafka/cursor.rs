@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Spec;
 use super::client::{Client, Described, Wanted, Which};
-use super::feed::{Feed, Share, Slot, Stopped};
-use super::leaf::{KafkaInput, Pieces, STALL_MS, stalled, stopped_error};
 use super::positions::{Held, Resume, Saved, SavedTopic, Start, resume};
+use super::stopped::{stalled, stopped_error};
+use super::{Spec, chunk};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
+use crate::source::feed::{Feed, Share, Slot, Stopped};
+use crate::source::pieces::{Pieces, PiecesInput, STALL_MS, Supplier};
 use crate::source::{Committed, Cursor, Finished, Input, Limits, Opening};
 
 /// Bytes that may wait between the client's thread and the epochs.
@@ -54,7 +55,7 @@ pub struct KafkaCursor {
     /// Fetches; another target's, where they share it. It has connections of its own: a broker answers one request of a
     /// connection after the other, and a fetch that waits for messages would let every question wait with it.
     fetcher: Arc<Client>,
-    feed: Arc<Feed>,
+    feed: Arc<Feed<i64>>,
     follow: bool,
     share: Option<crate::source::SlotOf>,
     saved: Saved,
@@ -310,8 +311,8 @@ impl KafkaCursor {
             let mut moved = false;
             let found = feed.has_records(|slot, reached| {
                 if let Some(next) = next.get_mut(slot) {
-                    moved |= *next < reached;
-                    *next = (*next).max(reached);
+                    moved |= *next < *reached;
+                    *next = (*next).max(*reached);
                 }
             });
             if found {
@@ -452,13 +453,14 @@ impl Cursor for KafkaCursor {
         let waiting: i64 = self.next.iter().zip(&self.ends).map(|(next, end)| (end - next).max(0)).sum();
         let streams = if waiting >= MANY_RECORDS { self.feed.lanes() } else { 1 };
         let time = limits.time.filter(|_| !unlimited);
-        let pieces = Pieces::new(Arc::clone(&self.fetcher), Arc::clone(&self.feed), share, streams, time);
-        Ok(Some(Arc::new(KafkaInput::new(pieces, self.spec.form.clone()))))
+        let fetcher: Arc<dyn Supplier> = Arc::clone(&self.fetcher) as _;
+        let pieces = Pieces::new(fetcher, Arc::clone(&self.feed), share, streams, time);
+        Ok(Some(Arc::new(PiecesInput::new(pieces, self.spec.form.clone(), chunk::metadata_type()))))
     }
 
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished> {
         let input: Arc<dyn std::any::Any + Send + Sync> = input;
-        let input = input.downcast::<KafkaInput>().map_err(|_| Error::internal("an input of another source"))?;
+        let input = input.downcast::<PiecesInput<i64>>().map_err(|_| Error::internal("an input of another source"))?;
         self.verify().await?;
         let reached = input.reached();
         for (slot, reading) in self.readings.iter().enumerate() {
@@ -471,7 +473,8 @@ impl Cursor for KafkaCursor {
         let committed = serde_json::to_value(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
         let lost = std::mem::take(&mut self.lost);
         self.unpinned = false;
-        Ok(Finished { committed: Committed(committed), lost: (!lost.unknown).then_some(lost.count), lag })
+        let lost = (!lost.unknown).then_some(lost.count);
+        Ok(Finished { committed: Committed(committed), lost, lag, behind_ms: None })
     }
 
     fn is_pressing(&self, limits: &Limits) -> bool {

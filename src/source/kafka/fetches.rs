@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::client::{Client, Wanted};
-use super::feed::Feed;
+use crate::source::feed::Feed;
 
 /// The clients that fetch for followed targets.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub struct Fetches(Mutex<HashMap<u64, Weak<Client>>>);
 
 impl Fetches {
     /// A client that fetches the same from the same place, and from now on into this feed too.
-    pub async fn join(&self, key: u64, feed: &Arc<Feed>, wanted: &[Wanted]) -> Option<Arc<Client>> {
+    pub async fn join(&self, key: u64, feed: &Arc<Feed<i64>>, wanted: &[Wanted]) -> Option<Arc<Client>> {
         let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key)?.upgrade()?;
         client.join(feed, wanted).await.then_some(client)
     }

@@ -6,31 +6,27 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_config::BehaviorVersion;
-use aws_config::profile::ProfileFileCredentialsProvider;
-use aws_config::provider_config::ProviderConfig;
-use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use aws_types::SdkConfig;
 use aws_types::region::Region;
 use tokio::sync::OnceCell;
 
-use super::settings::Iam;
 use crate::clock::{self, Clock};
 use crate::error::{Error, Result};
+use crate::store::identity::{Identity, Purpose};
 use crate::store::{root_cause, world_hint};
 
-/// The name of the session of a role where none is said; AWS's own signers use it.
-const SESSION: &str = "MSKSASLDefaultSession";
+/// The session's name is that of AWS's own signers.
+const PURPOSE: Purpose =
+    Purpose { of: "the Kafka cluster", region_option: "kafka.aws.region", session: "MSKSASLDefaultSession" };
 /// librdkafka wants a name beside the token. The broker takes the identity from the token alone.
 const PRINCIPAL: &str = "pinsql";
 
 /// Makes tokens.
 #[derive(Debug)]
 pub struct Signer {
-    iam: Iam,
+    iam: Identity,
     clock: Arc<dyn Clock>,
     chain: OnceCell<Chain>,
 }
@@ -62,8 +58,8 @@ impl fmt::Debug for Token {
 
 impl Signer {
     /// A signer. The chain is not asked yet: nothing leaves the machine before the first token.
-    pub fn new(iam: &Iam) -> Result<Self> {
-        if iam.role_arn.is_none() && (iam.role_session.is_some() || iam.role_external_id.is_some()) {
+    pub fn new(iam: &Identity) -> Result<Self> {
+        if !iam.is_whole() {
             return Err(Error::config("a session or an external id is given for a role that is not")
                 .hint("add awsRoleArn=\"arn:aws:iam::…:role/…\" to `sasl.jaas.config`"));
         }
@@ -97,44 +93,11 @@ impl Signer {
     }
 
     async fn find_chain(&self) -> Result<Chain> {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
-        if let Some(profile) = &self.iam.profile {
-            loader = loader.profile_name(profile);
-        }
-        let config = loader.load().await;
-        let said = self.iam.region.clone().map(Region::new);
-        let region = said.or_else(|| config.region().cloned()).ok_or_else(|| {
-            Error::config("the region of the Kafka cluster is not known")
-                .hint("say `kafka.aws.region`, or set AWS_REGION")
-        })?;
-        let config = config.into_builder().region(region.clone()).build();
-        let provider = self.provider(&config, &region).await?;
-        Ok(Chain { provider, region })
-    }
-
-    /// The chain's keys or the profile's; of the role, where one is to be assumed.
-    async fn provider(&self, config: &SdkConfig, region: &Region) -> Result<SharedCredentialsProvider> {
-        let provider = match &self.iam.profile {
-            // The chain would take keys from the environment before those of the profile that was asked for.
-            Some(profile) => {
-                let config = ProviderConfig::without_region().with_region(Some(region.clone()));
-                let builder = ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile);
-                SharedCredentialsProvider::new(builder.build())
-            }
-            None => config.credentials_provider().ok_or_else(|| {
-                Error::world("there are no AWS credentials for the Kafka cluster").hint(world_hint("credentials"))
-            })?,
+        let config = self.iam.config(PURPOSE).await?;
+        let (Some(provider), Some(region)) = (config.credentials_provider(), config.region().cloned()) else {
+            return Err(Error::internal("an identity without keys or region"));
         };
-        let Some(role) = &self.iam.role_arn else { return Ok(provider) };
-        let sts_region = self.iam.sts_region.clone().map_or_else(|| region.clone(), Region::new);
-        let mut builder = AssumeRoleProvider::builder(role)
-            .configure(config)
-            .region(sts_region)
-            .session_name(self.iam.role_session.as_deref().unwrap_or(SESSION));
-        if let Some(id) = &self.iam.role_external_id {
-            builder = builder.external_id(id);
-        }
-        Ok(SharedCredentialsProvider::new(builder.build_from_provider(provider).await))
+        Ok(Chain { provider, region })
     }
 }
 

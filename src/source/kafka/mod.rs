@@ -2,19 +2,18 @@
 //!
 //! Floor 3: uses `source`, `decode`, `options`, `clock`, `error`. Partitions are assigned by hand at our own positions, which the epoch log
 //! keeps; the group's offsets are written for lag tools and never read. [`client`] is the only room that knows rdkafka;
-//! [`settings`] turns options into what it understands, [`feed`] holds messages on their way, [`positions`] decides where
-//! to go on, [`cursor`] makes epochs of it all, `leaf` is what a plan reads in one.
+//! [`settings`] turns options into what it understands, [`positions`] decides where to go on, [`cursor`] makes epochs of it
+//! all. Messages on their way wait in a [`super::feed`].
 
 pub mod chunk;
 pub mod client;
 pub mod cursor;
-pub mod feed;
 pub mod fetches;
 pub mod iam;
-mod leaf;
 pub mod positions;
 pub mod properties;
 pub mod settings;
+mod stopped;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,17 +29,16 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::chunk::{Shape, Tombstones};
 use self::client::{Client, Described, NotThere, Wanted};
 use self::cursor::KafkaCursor;
-use self::feed::{Feed, Piece, Share};
 use self::fetches::Fetches;
 use self::positions::Start;
 use self::settings::Settings;
-use super::payload::PayloadOptions;
+use super::feed::{Feed, Share};
+use super::payload::{PayloadOptions, Taken};
 use super::records::{Decoding, Form, RawColumn, RawOrigin};
-use super::{Committed, Cursor, Opening, Source};
-use crate::clock::Stopwatch;
+use super::{Committed, Cursor, Opening, READER, Source};
 use crate::decode::{Envelope, infer};
 use crate::error::{Error, Result};
-use crate::options::{Options, wrong_value};
+use crate::options::{Options, parse_time, wrong_value};
 
 pub use self::client::farewell;
 
@@ -48,8 +46,6 @@ pub use self::client::farewell;
 const SAMPLE_MESSAGES: i64 = 1000;
 /// How long inference waits for them.
 const SAMPLE_MS: u64 = 5_000;
-/// The group of whoever only looks.
-const READER: &str = "reader";
 
 /// Which topics are read.
 #[derive(Debug, Clone)]
@@ -78,15 +74,6 @@ pub struct Spec {
     shape: Shape,
 }
 
-/// In which form a source is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// `STORED AS KAFKA`
-    Decoded,
-    /// `read_kafka`
-    Raw,
-}
-
 /// The options of a source of Kafka, read from SQL.
 #[derive(Debug)]
 pub struct KafkaOptions {
@@ -106,7 +93,7 @@ impl KafkaOptions {
         let settings = Settings::take(options, servers.as_deref(), base)?;
         let topics = topics(options, topic.flatten())?;
         let start = match (options.take("startingTimestamp"), options.take("startingOffsets")) {
-            (Some(pair), _) => Start::At(timestamp(&pair.value).ok_or_else(|| {
+            (Some(pair), _) => Start::At(parse_time(&pair.value).ok_or_else(|| {
                 wrong_value(&pair, "a time such as 2026-01-31T12:00:00Z, or milliseconds since 1970")
             })?),
             (None, Some(pair)) => Start::parse(&pair.value).map_err(|error| error.at(pair.value_place))?,
@@ -181,21 +168,6 @@ fn topics(options: &mut Options, located: Option<String>) -> Result<Topics> {
                 .hint("name them once: in the location, by subscribe, or by subscribePattern"))
         }
     }
-}
-
-fn timestamp(text: &str) -> Option<i64> {
-    let text = text.trim();
-    if let Ok(millis) = text.parse::<i64>() {
-        return (millis >= 0).then_some(millis);
-    }
-    let zoned = chrono::DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_millis());
-    let naive =
-        |format| chrono::NaiveDateTime::parse_from_str(text, format).map(|time| time.and_utc().timestamp_millis());
-    let day = || {
-        let day = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-        Some(day.and_hms_opt(0, 0, 0)?.and_utc().timestamp_millis())
-    };
-    zoned.or_else(|_| naive("%Y-%m-%d %H:%M:%S%.f")).or_else(|_| naive("%Y-%m-%dT%H:%M:%S%.f")).ok().or_else(day)
 }
 
 impl Spec {
@@ -346,19 +318,8 @@ async fn sample(spec: &Spec) -> Result<Vec<Vec<u8>>> {
     });
     let feed = Arc::new(Feed::new(1, &starts, 32 << 20));
     client.start(&feed, wanted.collect(), Duration::ZERO);
-    let mut share = Share::new(starts, ends, u64::MAX, usize::MAX);
-    let watch = Stopwatch::start();
-    let mut payloads = Vec::new();
-    while !share.is_done() && watch.elapsed_ms() < SAMPLE_MS {
-        match feed.take(0, &mut share) {
-            Some(Piece { chunk: Some(chunk), .. }) => {
-                payloads.extend(chunk.payloads.iter().flatten().map(<[u8]>::to_vec));
-            }
-            Some(_) => {}
-            None => drop(feed.changed(Duration::from_millis(20), || false).await),
-        }
-    }
-    Ok(payloads)
+    let share = Share::new(starts, ends, u64::MAX, usize::MAX);
+    feed.sample(share, usize::MAX, SAMPLE_MS).await
 }
 
 #[async_trait]

@@ -14,10 +14,10 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::Path;
 
-pub use self::login::Iam;
 use super::properties::{CONSUMER, PRODUCER};
 use crate::error::{Error, Place, Result, nearest};
 use crate::options::{OptionPair, Options, is_harmless};
+use crate::store::identity::Identity;
 
 /// Names that mean the same; the second is the one that is handed on.
 const ALIASES: [(&str, &str); 12] = [
@@ -111,7 +111,7 @@ pub struct Settings {
     /// The servers to ask first, separated by commas.
     pub bootstrap: String,
     client: BTreeMap<String, String>,
-    iam: Option<Iam>,
+    iam: Option<Identity>,
     group_id: Option<String>,
     ignored: Vec<String>,
 }
@@ -151,7 +151,7 @@ impl Settings {
     }
 
     /// Set where the cluster wants tokens of AWS IAM.
-    pub fn iam(&self) -> Option<&Iam> {
+    pub fn iam(&self) -> Option<&Identity> {
         self.iam.as_ref()
     }
 

@@ -23,11 +23,11 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 pub use self::native::{Described, Message, NotThere, Which};
 use self::pump::{Command, Pump};
 use super::chunk::Shape;
-use super::feed::Feed;
 use super::iam::Signer;
 use super::positions::Held;
 use super::settings::Settings;
 use crate::error::{Error, Result};
+use crate::source::feed::Feed;
 
 /// How long the cluster has for its first answer: the user waits for a clear error.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
@@ -135,7 +135,7 @@ pub struct Wanted {
 }
 
 /// Feeds of one client.
-type Feeds = Arc<Mutex<Vec<Arc<Feed>>>>;
+type Feeds = Arc<Mutex<Vec<Arc<Feed<i64>>>>>;
 
 /// A connection to a cluster.
 pub struct Client {
@@ -292,13 +292,13 @@ impl Client {
     }
 
     /// Begins to fetch into a feed; `patience` is for others who want the same and come in a moment.
-    pub fn start(&self, feed: &Arc<Feed>, wanted: Vec<Wanted>, patience: Duration) {
+    pub fn start(&self, feed: &Arc<Feed<i64>>, wanted: Vec<Wanted>, patience: Duration) {
         lock(&self.feeds).push(Arc::clone(feed));
         let _ = self.commands.send(Command::Fetch { wanted, patience });
     }
 
     /// Lets what is fetched go into one more feed, if that wants the same from where the client is. Answers whether it does.
-    pub async fn join(&self, feed: &Arc<Feed>, wanted: &[Wanted]) -> bool {
+    pub async fn join(&self, feed: &Arc<Feed<i64>>, wanted: &[Wanted]) -> bool {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let _ = self.commands.send(Command::Join { feed: Arc::clone(feed), wanted: wanted.to_vec(), answer });
         answered.await.unwrap_or(false)

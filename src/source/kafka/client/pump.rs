@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use super::native::{Batch, DataQueue, Message};
 use super::{Consumer, Context, Feeds, Wanted, lock};
 use crate::error::Result;
+use crate::source::feed::{Feed, Piece, Pushed, Slot, Stopped};
 use crate::source::kafka::chunk::{ChunkBuilder, Shape};
-use crate::source::kafka::feed::{Feed, Piece, Pushed, Slot, Stopped};
 use crate::source::records::Chunk;
 
 /// How long the thread sleeps for a message before it looks at commands.
@@ -47,7 +47,7 @@ pub(super) enum Command {
     /// Deliver to one more feed, which wants the same.
     Join {
         /// The feed.
-        feed: Arc<Feed>,
+        feed: Arc<Feed<i64>>,
         /// What it wants, in the order of its slots.
         wanted: Vec<Wanted>,
         /// Whether that is what comes next.
@@ -179,7 +179,7 @@ impl Pump {
         true
     }
 
-    fn join(&self, feed: Arc<Feed>, wanted: &[Wanted], answer: oneshot::Sender<bool>) {
+    fn join(&self, feed: Arc<Feed<i64>>, wanted: &[Wanted], answer: oneshot::Sender<bool>) {
         let same = |(one, other): (&Wanted, &Wanted)| {
             (&one.topic, one.partition, one.from, one.until) == (&other.topic, other.partition, other.from, other.until)
         };
@@ -190,7 +190,7 @@ impl Pump {
         }
     }
 
-    fn feeds(&self) -> Vec<Arc<Feed>> {
+    fn feeds(&self) -> Vec<Arc<Feed<i64>>> {
         let mut feeds = lock(&self.feeds);
         feeds.retain(|feed| !feed.is_closed());
         feeds.clone()
@@ -267,7 +267,7 @@ impl Pump {
             let piece = open[lane].get_or_insert_with(|| Open::new(&self.shape, rows));
             piece.reach(slot, next);
             if is_within && piece.builder.push(&topic, &message) {
-                piece.origins.push((u32::try_from(slot).unwrap_or(u32::MAX), message.offset()));
+                piece.origins.push((u32::try_from(slot).unwrap_or(u32::MAX), message.offset() + 1));
             }
         }
         for (lane, piece) in open.into_iter().enumerate() {
@@ -324,6 +324,7 @@ impl Pump {
 /// A piece that is being filled.
 struct Open {
     builder: ChunkBuilder,
+    /// The slot of each, and the offset that comes next.
     origins: Vec<(u32, i64)>,
     reached: Vec<(Slot, i64)>,
 }
@@ -341,7 +342,7 @@ impl Open {
         }
     }
 
-    fn build(self) -> Result<Piece> {
+    fn build(self) -> Result<Piece<i64>> {
         let chunk = self.builder.build()?;
         let bytes = chunk.as_ref().map_or(0, Chunk::bytes) + size_of_val(self.origins.as_slice());
         Ok(Piece { chunk, origins: self.origins, reached: self.reached, bytes })

@@ -1,12 +1,11 @@
 //! Who is asking: SASL mechanisms, users and passwords, and the tokens of AWS IAM.
 //!
-//! Uses `error`, the draft and Java's login modules.
-
-use std::fmt;
+//! Uses `error`, `store`, the draft and Java's login modules.
 
 use super::jaas::{self, Login};
 use super::{Draft, Given, servers};
 use crate::error::{Result, nearest};
+use crate::store::identity::Identity;
 
 /// What librdkafka's build in pinsql can do, and what pinsql adds.
 const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM", "OAUTHBEARER"];
@@ -18,38 +17,8 @@ const IAM_OPTIONS: [&str; 5] =
 /// Options of `IAMLoginModule` that are of its own workings.
 const IAM_IGNORED: [&str; 3] = ["awsDebugCreds", "awsMaxRetries", "awsMaxBackOffTimeMs"];
 
-/// How tokens of AWS IAM are to be made.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Iam {
-    /// The cluster's region: `kafka.aws.region`, or what the servers' names say. None: the region of the AWS chain.
-    pub region: Option<String>,
-    /// A profile of the AWS configuration.
-    pub profile: Option<String>,
-    /// A role to assume.
-    pub role_arn: Option<String>,
-    /// The name of the role's session.
-    pub role_session: Option<String>,
-    /// The external id that the role asks for.
-    pub role_external_id: Option<String>,
-    /// The region of the service that hands the role out.
-    pub sts_region: Option<String>,
-}
-
-impl fmt::Debug for Iam {
-    /// Without the external id.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Iam")
-            .field("region", &self.region)
-            .field("profile", &self.profile)
-            .field("role_arn", &self.role_arn)
-            .field("role_session", &self.role_session)
-            .field("sts_region", &self.sts_region)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Reads all that says who asks, and sets the protocol, the mechanism, the user and the password.
-pub(super) fn log_in(draft: &mut Draft<'_>, bootstrap: &str) -> Result<Option<Iam>> {
+pub(super) fn log_in(draft: &mut Draft<'_>, bootstrap: &str) -> Result<Option<Identity>> {
     let protocol = protocol(draft)?;
     let login = match draft.take("sasl.jaas.config") {
         Some(given) => Some((module(&given)?, given)),
@@ -203,7 +172,7 @@ fn iam(
     protocol: Option<(String, Given)>,
     login: Option<(Login, Given)>,
     bootstrap: &str,
-) -> Result<Iam> {
+) -> Result<Identity> {
     match protocol {
         None => draft.set("security.protocol", "sasl_ssl"),
         Some((protocol, given)) if !protocol.starts_with("sasl") => {
@@ -213,7 +182,7 @@ fn iam(
     }
     draft.set("sasl.mechanism", "OAUTHBEARER");
     draft.take("sasl.login.callback.handler.class");
-    let mut iam = Iam::default();
+    let mut iam = Identity::default();
     if let Some((login, given)) = login {
         if !["IAMLoginModule", "OAuthBearerLoginModule"].contains(&login.module.as_str()) {
             return Err(given
@@ -229,7 +198,7 @@ fn iam(
     Ok(iam)
 }
 
-fn read_iam_options(iam: &mut Iam, login: Login, given: &Given, ignored: &mut Vec<String>) -> Result<()> {
+fn read_iam_options(iam: &mut Identity, login: Login, given: &Given, ignored: &mut Vec<String>) -> Result<()> {
     for (key, value) in login.options {
         match key.as_str() {
             "awsProfileName" => iam.profile = Some(value),

@@ -1,41 +1,49 @@
-//! Messages on their way from the client's thread to the epochs: bounded, and in order within a lane.
+//! Records of a topic or a stream on their way from whoever fetches them to the epochs: bounded, and in order within a lane.
 //!
-//! Floor 3: uses `source::records`, `error`. The thread pushes pieces and waits while there are too many; epochs take them.
+//! Floor 3: uses `source::records`, `clock`, `error`. Who fetches pushes pieces and waits while there are too many; epochs take them.
 //! A partition has a number, its slot, and belongs to one lane, so that several tasks can decode side by side and each
-//! partition still comes in its order.
+//! partition still comes in its order. A position `P` says how far a partition is read: the larger, the farther.
 //!
 //! An epoch's [`Share`] says how far it goes: up to the offsets that were there when it began, or until it has taken enough.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::source::records::Chunk;
+use super::records::Chunk;
+use crate::clock::Stopwatch;
+use crate::error::{Error, Result};
 
 /// A partition's number within one reading.
 pub type Slot = usize;
 
-/// How long the client's thread sleeps at most while the feed is full: it has other things to look after.
+/// How far a partition is read.
+pub trait Progress: Clone + Ord + fmt::Debug + Send + Sync + 'static {}
+
+impl<T: Clone + Ord + fmt::Debug + Send + Sync + 'static> Progress for T {}
+
+/// How long a client's thread sleeps at most while the feed is full: it has other things to look after.
 const NAP: Duration = Duration::from_millis(20);
 /// So many of them it sleeps for one feed while others wait for what it fetches.
 const COMPANY_NAPS: u32 = 100;
 
-/// Messages of one lane that came together.
+/// Records of one lane that came together.
 #[derive(Debug, Clone)]
-pub struct Piece {
+pub struct Piece<P> {
     /// The records; None where only the ends of partitions were seen.
     pub chunk: Option<Chunk>,
-    /// The slot and the offset of each record.
-    pub origins: Vec<(u32, i64)>,
-    /// How far the piece brings its slots: the offset that comes next.
-    pub reached: Vec<(Slot, i64)>,
+    /// The slot of each record, and how far its partition is read with it.
+    pub origins: Vec<(u32, P)>,
+    /// How far the piece brings its slots.
+    pub reached: Vec<(Slot, P)>,
     /// What it weighs.
     pub bytes: usize,
 }
 
-impl Piece {
+impl<P: Progress> Piece<P> {
     /// Records in it.
     pub fn rows(&self) -> usize {
         self.origins.len()
@@ -44,6 +52,16 @@ impl Piece {
     /// Whether anything in it has to be counted.
     pub fn has_records(&self) -> bool {
         self.chunk.is_some()
+    }
+
+    /// Goes further, without records.
+    fn reach(&mut self, reached: Vec<(Slot, P)>) {
+        for (slot, place) in reached {
+            match self.reached.iter_mut().find(|(other, _)| *other == slot) {
+                Some((_, old)) => advance(old, &place),
+                None => self.reached.push((slot, place)),
+            }
+        }
     }
 
     /// Cuts the piece behind `rows` records; answers the rest.
@@ -57,21 +75,18 @@ impl Piece {
             bytes: rest_bytes,
         };
         self.bytes -= rest_bytes;
-        let mut reached: Vec<(Slot, i64)> = Vec::new();
-        for (slot, offset) in &self.origins {
+        for (slot, place) in self.origins.iter().rev() {
             let slot = *slot as Slot;
-            match reached.iter_mut().find(|(other, _)| *other == slot) {
-                Some((_, next)) => *next = offset + 1,
-                None => reached.push((slot, offset + 1)),
+            if self.reached.iter().all(|(other, _)| *other != slot) {
+                self.reached.push((slot, place.clone()));
             }
         }
-        self.reached = reached;
         rest
     }
 }
 
-/// Why no more messages come.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why no more records come.
+#[derive(Debug, Clone)]
 pub enum Stopped {
     /// The offset that was asked for is not there: too old, or from another life of the topic.
     OutOfRange(Slot),
@@ -85,6 +100,8 @@ pub enum Stopped {
     Grown,
     /// Others with whom it shared a client did not wait.
     Behind,
+    /// What is the matter is known already.
+    Failed(Arc<Error>),
 }
 
 /// What became of a piece.
@@ -98,34 +115,62 @@ pub enum Pushed {
     TooSlow,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    lanes: Vec<VecDeque<Piece>>,
+#[derive(Debug)]
+struct State<P> {
+    lanes: Vec<VecDeque<Piece<P>>>,
     bytes: usize,
-    /// By slot: the offset behind the newest piece.
-    fetched: Vec<i64>,
+    /// By slot: how far the newest piece brings it.
+    fetched: Vec<P>,
     stopped: Option<Stopped>,
     closed: bool,
 }
 
+impl<P: Progress> State<P> {
+    fn add(&mut self, lane: usize, piece: Piece<P>) {
+        for (slot, place) in &piece.reached {
+            if let Some(fetched) = self.fetched.get_mut(*slot) {
+                advance(fetched, place);
+            }
+        }
+        self.bytes += piece.bytes;
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        match lane.back_mut() {
+            // Where nothing comes for hours, one piece says so.
+            Some(last) if !last.has_records() && !piece.has_records() => last.reach(piece.reached),
+            _ => lane.push_back(piece),
+        }
+    }
+}
+
+/// Of two equal places the newer one stays.
+fn advance<P: Progress>(old: &mut P, new: &P) {
+    if *old <= *new {
+        old.clone_from(new);
+    }
+}
+
 /// Pieces that wait.
 #[derive(Debug)]
-pub struct Feed {
-    state: Mutex<State>,
+pub struct Feed<P> {
+    state: Mutex<State<P>>,
     news: Notify,
+    /// For a thread that waits for room,
     space: Condvar,
+    /// and for a task that does.
+    room: Notify,
     most_bytes: usize,
 }
 
-impl Feed {
-    /// An empty feed for slots that start at these offsets.
-    pub fn new(lanes: usize, starts: &[i64], most_bytes: usize) -> Self {
+impl<P: Progress> Feed<P> {
+    /// An empty feed for slots that start at these places.
+    pub fn new(lanes: usize, starts: &[P], most_bytes: usize) -> Self {
         let lanes = (0..lanes).map(|_| VecDeque::new()).collect();
-        let state = State { lanes, fetched: starts.to_vec(), ..State::default() };
-        Self { state: Mutex::new(state), news: Notify::new(), space: Condvar::new(), most_bytes }
+        let state = State { lanes, bytes: 0, fetched: starts.to_vec(), stopped: None, closed: false };
+        let (news, space, room) = (Notify::new(), Condvar::new(), Notify::new());
+        Self { state: Mutex::new(state), news, space, room, most_bytes }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,13 +180,13 @@ impl Feed {
     }
 
     /// More slots, with their starts.
-    pub fn grow(&self, starts: &[i64]) {
+    pub fn grow(&self, starts: &[P]) {
         self.lock().fetched.extend_from_slice(starts);
     }
 
     /// Adds a piece; waits while the feed is full, and does `meanwhile` again and again. With `company` it does not wait for
     /// ever.
-    pub fn push(&self, lane: usize, piece: Piece, company: bool, mut meanwhile: impl FnMut()) -> Pushed {
+    pub fn push(&self, lane: usize, piece: Piece<P>, company: bool, mut meanwhile: impl FnMut()) -> Pushed {
         let mut naps = 0;
         let mut state = self.lock();
         while state.bytes >= self.most_bytes && !state.closed {
@@ -160,18 +205,41 @@ impl Feed {
         if state.closed {
             return Pushed::Closed;
         }
-        for (slot, next) in &piece.reached {
-            if let Some(fetched) = state.fetched.get_mut(*slot) {
-                *fetched = (*fetched).max(*next);
-            }
-        }
-        state.bytes += piece.bytes;
-        if let Some(lane) = state.lanes.get_mut(lane) {
-            lane.push_back(piece);
-        }
+        state.add(lane, piece);
         drop(state);
         self.news.notify_waiters();
         Pushed::Waits
+    }
+
+    /// Adds a piece as soon as there is room, for `patience` at most.
+    /// It is left in `piece` where there was none.
+    pub async fn push_in_time(&self, lane: usize, piece: &mut Option<Piece<P>>, patience: Duration) -> Pushed {
+        let waiting = async {
+            loop {
+                let room = self.room.notified();
+                tokio::pin!(room);
+                room.as_mut().enable();
+                if let Some(pushed) = self.try_push(lane, piece) {
+                    return pushed;
+                }
+                room.await;
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.unwrap_or(Pushed::TooSlow)
+    }
+
+    fn try_push(&self, lane: usize, piece: &mut Option<Piece<P>>) -> Option<Pushed> {
+        let mut state = self.lock();
+        if state.closed {
+            return Some(Pushed::Closed);
+        }
+        if state.bytes >= self.most_bytes {
+            return None;
+        }
+        state.add(lane, piece.take()?);
+        drop(state);
+        self.news.notify_waiters();
+        Some(Pushed::Waits)
     }
 
     /// No more will come.
@@ -184,6 +252,7 @@ impl Feed {
     pub fn close(&self) {
         self.lock().closed = true;
         self.space.notify_all();
+        self.room.notify_waiters();
         self.news.notify_waiters();
     }
 
@@ -197,9 +266,14 @@ impl Feed {
         self.lock().stopped.clone()
     }
 
-    /// By slot, the offset behind the newest piece.
-    pub fn fetched(&self) -> Vec<i64> {
+    /// By slot, how far the newest piece brings it.
+    pub fn fetched(&self) -> Vec<P> {
         self.lock().fetched.clone()
+    }
+
+    /// How far the newest piece brings one slot.
+    pub fn fetched_of(&self, slot: Slot) -> Option<P> {
+        self.lock().fetched.get(slot).cloned()
     }
 
     /// How many records wait.
@@ -218,7 +292,7 @@ impl Feed {
     }
 
     /// Whether a piece with records waits. Pieces without, at the front, are taken off: `reached` hears of them.
-    pub fn has_records(&self, mut reached: impl FnMut(Slot, i64)) -> bool {
+    pub fn has_records(&self, mut reached: impl FnMut(Slot, &P)) -> bool {
         let mut state = self.lock();
         let mut found = false;
         for lane in &mut state.lanes {
@@ -227,7 +301,7 @@ impl Feed {
                     found = true;
                     break;
                 }
-                piece.reached.iter().for_each(|(slot, next)| reached(*slot, *next));
+                piece.reached.iter().for_each(|(slot, place)| reached(*slot, place));
                 lane.pop_front();
             }
         }
@@ -243,13 +317,42 @@ impl Feed {
         look() || tokio::time::timeout(patience, news).await.is_ok()
     }
 
+    /// The first payloads of the first lane: as many as the share wants, about `most`, or what came in `most_ms`.
+    ///
+    /// # Errors
+    /// What the feed was stopped for, where that is known.
+    pub async fn sample(&self, mut share: Share<P>, most: usize, most_ms: u64) -> Result<Vec<Vec<u8>>> {
+        let watch = Stopwatch::start();
+        let mut payloads = Vec::new();
+        while !share.is_done() && payloads.len() < most && watch.elapsed_ms() < most_ms {
+            match self.take(0, &mut share) {
+                Some(Piece { chunk: Some(chunk), .. }) => {
+                    payloads.extend(chunk.payloads.iter().flatten().map(<[u8]>::to_vec));
+                }
+                Some(_) => {}
+                None => match self.stopped() {
+                    Some(Stopped::Failed(error)) => return Err(error.again()),
+                    _ => drop(self.changed(NAP, || self.has_pieces()).await),
+                },
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// Waits until nobody reads any more.
+    pub async fn closed(&self) {
+        while !self.is_closed() {
+            self.changed(Duration::from_secs(1), || self.is_closed()).await;
+        }
+    }
+
     /// Wakes all who wait.
     pub fn wake(&self) {
         self.news.notify_waiters();
     }
 
     /// The next piece of a lane, as much of it as the share has room for. None where nothing waits, or the share is full.
-    pub fn take(&self, lane: usize, share: &mut Share) -> Option<Piece> {
+    pub fn take(&self, lane: usize, share: &mut Share<P>) -> Option<Piece<P>> {
         if share.is_full() {
             return None;
         }
@@ -264,6 +367,7 @@ impl Feed {
         state.bytes = state.bytes.saturating_sub(piece.bytes);
         drop(state);
         self.space.notify_one();
+        self.room.notify_waiters();
         share.add(&piece);
         Some(piece)
     }
@@ -271,19 +375,19 @@ impl Feed {
 
 /// How far one epoch goes, and how far it has come.
 #[derive(Debug, Clone)]
-pub struct Share {
-    /// By slot: the offset that comes next.
-    pub next: Vec<i64>,
-    ends: Vec<i64>,
+pub struct Share<P> {
+    /// By slot: how far it is read.
+    pub next: Vec<P>,
+    ends: Vec<P>,
     records_left: u64,
     bytes_left: usize,
     taken: bool,
     full: bool,
 }
 
-impl Share {
+impl<P: Progress> Share<P> {
     /// Goes from `next` to `ends`, or until it has taken enough.
-    pub fn new(next: Vec<i64>, ends: Vec<i64>, records: u64, bytes: usize) -> Self {
+    pub fn new(next: Vec<P>, ends: Vec<P>, records: u64, bytes: usize) -> Self {
         Self { next, ends, records_left: records, bytes_left: bytes, taken: false, full: false }
     }
 
@@ -308,14 +412,14 @@ impl Share {
         self.next.iter().zip(&self.ends).all(|(next, end)| next >= end)
     }
 
-    fn add(&mut self, piece: &Piece) {
+    fn add(&mut self, piece: &Piece<P>) {
         self.taken |= piece.has_records();
         self.records_left = self.records_left.saturating_sub(piece.rows() as u64);
         self.bytes_left = self.bytes_left.saturating_sub(piece.bytes);
         self.full |= self.records_left == 0 || self.bytes_left == 0;
-        for (slot, next) in &piece.reached {
+        for (slot, place) in &piece.reached {
             if let Some(old) = self.next.get_mut(*slot) {
-                *old = (*old).max(*next);
+                advance(old, place);
             }
         }
     }

@@ -1,56 +1,65 @@
-//! What one epoch reads of topics: pieces of a feed, each taken once.
+//! What one epoch reads of topics or streams: pieces of a feed, each taken once.
 //!
-//! Floor 3: uses `source`, `error`, `clock`, and its neighbours in `source::kafka`.
+//! Floor 3: uses `source`, `error`, `clock`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use super::chunk;
-use super::client::Client;
-use super::feed::{Feed, Piece, Share, Slot, Stopped};
+use super::feed::{Feed, Piece, Progress, Share, Stopped};
+use super::records::{Chunk, Form, Records, RecordsTable};
+use super::{Input, MetadataColumn, Tap};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
-use crate::source::records::{Chunk, Form, Records, RecordsTable};
-use crate::source::{Input, MetadataColumn, Tap};
 
 /// A reading that waits for messages that are known to be there gives up after this time without any.
 pub const STALL_MS: u64 = 60_000;
 
-/// What one epoch reads.
-pub struct KafkaInput {
-    pieces: Arc<Pieces>,
-    form: Form,
+/// Whoever fills a feed. It goes on for as long as somebody reads.
+pub trait Supplier: Send + Sync {
+    /// What is the matter, where a feed has stopped.
+    fn stopped(&self, why: &Stopped) -> Error;
+
+    /// What is the matter, where nothing has come for [`STALL_MS`].
+    fn stalled(&self) -> Error;
 }
 
-impl KafkaInput {
-    /// The pieces of an epoch, in the form of their source.
-    pub fn new(pieces: Pieces, form: Form) -> Self {
-        Self { pieces: Arc::new(pieces), form }
+/// What one epoch reads.
+pub struct PiecesInput<P> {
+    pieces: Arc<Pieces<P>>,
+    form: Form,
+    metadata: DataType,
+}
+
+impl<P: Progress> PiecesInput<P> {
+    /// The pieces of an epoch, in the form of their source, with its `_metadata`.
+    pub fn new(pieces: Pieces<P>, form: Form, metadata: DataType) -> Self {
+        Self { pieces: Arc::new(pieces), form, metadata }
     }
 
-    /// By slot, the offset that comes next. Nothing is taken any more from here on.
-    pub fn reached(&self) -> Vec<i64> {
+    /// By slot, how far it is read. Nothing is taken any more from here on.
+    pub fn reached(&self) -> Vec<P> {
         let mut share = self.pieces.share();
         share.fill();
         share.next.clone()
     }
 }
 
-impl fmt::Debug for KafkaInput {
+impl<P: Progress> fmt::Debug for PiecesInput<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaInput").field("pieces", &self.pieces).finish_non_exhaustive()
+        f.debug_struct("PiecesInput").field("pieces", &self.pieces).finish_non_exhaustive()
     }
 }
 
-impl Input for KafkaInput {
+impl<P: Progress> Input for PiecesInput<P> {
     fn table(&self, tap: Arc<Tap>, visible: MetadataColumn) -> Result<Arc<dyn TableProvider>> {
         let records = Arc::clone(&self.pieces) as Arc<dyn Records>;
-        let table = RecordsTable::new(records, self.form.clone(), chunk::metadata_type(), tap, visible)?;
+        let table = RecordsTable::new(records, self.form.clone(), self.metadata.clone(), tap, visible)?;
         Ok(Arc::new(table))
     }
 
@@ -62,34 +71,40 @@ impl Input for KafkaInput {
 
 /// The pieces of one epoch. They are taken from the feed once; a plan that reads the source more than once reads what
 /// was kept of the first reading.
-pub struct Pieces {
-    client: Arc<Client>,
-    feed: Arc<Feed>,
-    share: Mutex<Share>,
+pub struct Pieces<P> {
+    supplier: Arc<dyn Supplier>,
+    feed: Arc<Feed<P>>,
+    share: Mutex<Share<P>>,
     streams: usize,
-    kept: Vec<Mutex<Vec<Piece>>>,
+    kept: Vec<Mutex<Vec<Piece<P>>>>,
     most_ms: Option<u64>,
     watch: Stopwatch,
 }
 
-impl fmt::Debug for Pieces {
+impl<P: Progress> fmt::Debug for Pieces<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pieces").field("share", &self.share()).finish_non_exhaustive()
     }
 }
 
 /// What a reader finds.
-enum Found {
-    Piece(Box<Piece>),
+enum Found<P> {
+    Piece(Box<Piece<P>>),
     Nothing,
     End,
 }
 
-impl Pieces {
+impl<P: Progress> Pieces<P> {
     /// What a share takes of a feed, for `streams` readers side by side, and for no longer than `time`.
-    pub fn new(client: Arc<Client>, feed: Arc<Feed>, share: Share, streams: usize, time: Option<Duration>) -> Self {
+    pub fn new(
+        supplier: Arc<dyn Supplier>,
+        feed: Arc<Feed<P>>,
+        share: Share<P>,
+        streams: usize,
+        time: Option<Duration>,
+    ) -> Self {
         Self {
-            client,
+            supplier,
             feed,
             share: Mutex::new(share),
             streams,
@@ -99,12 +114,12 @@ impl Pieces {
         }
     }
 
-    fn share(&self) -> std::sync::MutexGuard<'_, Share> {
+    fn share(&self) -> std::sync::MutexGuard<'_, Share<P>> {
         self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The piece behind the `seen` first ones of a stream.
-    fn look(&self, stream: usize, seen: usize, keep: bool) -> Found {
+    fn look(&self, stream: usize, seen: usize, keep: bool) -> Found<P> {
         let mut kept = self.kept[stream].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(piece) = kept.get(seen) {
             return Found::Piece(Box::new(piece.clone()));
@@ -131,7 +146,7 @@ impl Pieces {
         Found::Nothing
     }
 
-    async fn next(&self, stream: usize, seen: usize, keep: bool) -> Result<Option<Piece>> {
+    async fn next(&self, stream: usize, seen: usize, keep: bool) -> Result<Option<Piece<P>>> {
         let mut quiet = Stopwatch::start();
         loop {
             match self.look(stream, seen, keep) {
@@ -140,12 +155,13 @@ impl Pieces {
                 Found::Nothing => {}
             }
             if let Some(stopped) = self.feed.stopped() {
-                return Err(stopped_error(&stopped, |_| "a partition".to_owned()));
+                return Err(self.supplier.stopped(&stopped));
             }
             if quiet.elapsed_ms() >= STALL_MS {
                 let mut share = self.share();
-                if !share.has_begun() {
-                    return Err(stalled(&self.client));
+                // What is wanted in one epoch is not taken for whole when it is not.
+                if !share.has_begun() || self.most_ms.is_none() {
+                    return Err(self.supplier.stalled());
                 }
                 // What has come is not thrown away for what does not.
                 share.fill();
@@ -159,7 +175,7 @@ impl Pieces {
     }
 }
 
-impl Records for Pieces {
+impl<P: Progress> Records for Pieces<P> {
     fn partitions(&self) -> usize {
         self.streams
     }
@@ -176,29 +192,4 @@ impl Records for Pieces {
         });
         chunks.boxed()
     }
-}
-
-/// Opened again, the reading finds out what is the matter: so all but a refusal pass.
-pub fn stopped_error(why: &Stopped, name: impl Fn(&Slot) -> String) -> Error {
-    match why {
-        Stopped::OutOfRange(slot) => {
-            Error::data(format!("{} no longer has the offset that comes next", name(slot))).passing()
-        }
-        Stopped::Gone(slot) => Error::data(format!("{} is gone", name(slot))).passing(),
-        Stopped::Refused(words) => Error::world(format!("the topic may not be read: {words}"))
-            .hint("give the user of this connection the right to read the topic"),
-        Stopped::Grown => Error::world("new partitions have come").passing(),
-        Stopped::Behind => {
-            Error::world("other targets of this topic are too far ahead to share what is fetched").passing()
-        }
-        Stopped::Broken(words) => Error::world(words.clone()).hint("read the topic with another tool to find out more"),
-    }
-}
-
-/// What is said when nothing comes for so long.
-pub fn stalled(client: &Client) -> Error {
-    let why = client.complaint().unwrap_or_else(|| "no reason is known".to_owned());
-    Error::world(format!("Kafka has not delivered for {} s what it holds: {why}", STALL_MS / 1000))
-        .hint("look whether all brokers are up")
-        .passing()
 }
