@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::Limits;
 use super::records::Chunk;
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
@@ -284,6 +285,11 @@ impl<P: Progress> Feed<P> {
     /// Whether so much waits that there is more where it came from.
     pub fn is_crowded(&self) -> bool {
         self.lock().bytes * 2 >= self.most_bytes
+    }
+
+    /// Whether so much waits that the next epoch should not be waited for.
+    pub fn is_pressing(&self, limits: &Limits) -> bool {
+        self.is_crowded() || limits.records.is_some_and(|most| self.records() >= most)
     }
 
     /// Whether anything waits.

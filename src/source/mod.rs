@@ -29,10 +29,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::Location;
 
 /// The rule of records that cannot be read.
@@ -121,6 +122,13 @@ pub struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
+    /// What the log remembers, as the source wrote it; nothing yet where it remembers nothing.
+    pub fn saved<T: DeserializeOwned + Default>(&self) -> Result<T> {
+        let Some(Committed(saved)) = self.committed else { return Ok(T::default()) };
+        serde_json::from_value(saved.clone())
+            .map_err(|error| Error::internal(format!("the log's positions cannot be read: {error}")))
+    }
+
     /// Everything that is there now, for a query that nothing is kept of.
     pub fn of_now(state: &'a Location) -> Self {
         Self { committed: None, state, query: READER, follow: false, share: None, company: false }
@@ -186,6 +194,12 @@ pub fn empty_leaf(source: &dyn Source, metadata: MetadataColumn) -> Arc<dyn Tabl
         fields.push(Arc::new(Field::new(METADATA, data_type, true)));
     }
     Arc::new(EmptyTable::new(Arc::new(Schema::new(fields))))
+}
+
+/// The input that a cursor handed out, as it made it.
+pub fn own<T: Input>(input: Arc<dyn Input>) -> Result<Arc<T>> {
+    let input: Arc<dyn std::any::Any + Send + Sync> = input;
+    input.downcast::<T>().map_err(|_| Error::internal("an input of another source"))
 }
 
 /// What one epoch reads of a source.

@@ -1,13 +1,20 @@
 //! The options that every source of JSON payloads has.
 //!
-//! Floor 3: uses `decode`, `options`, `error`.
+//! Floor 3: uses `source::records`, `decode`, `options`, `error`.
 
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+
+use super::records::Decoding;
 use crate::decode::{Envelope, Mode};
 use crate::error::Result;
 use crate::options::Options;
 
 /// `maxRecordBytes` where it is not given.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
+/// What is kept of a longer record.
+const KEPT_OF_TOO_LONG: usize = 64 << 10;
 
 /// In which form a topic or a stream is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +52,20 @@ impl PayloadOptions {
 }
 
 impl PayloadOptions {
+    /// How payloads become these columns.
+    pub fn decoding(&self, columns: Schema) -> Decoding {
+        Decoding { columns: Arc::new(columns), mode: self.mode, envelope: self.envelope.clone() }
+    }
+
+    /// What is kept of a record, and why that is not all of it.
+    pub fn kept(bytes: &[u8], most: usize) -> (&[u8], Option<String>) {
+        if bytes.len() <= most {
+            return (bytes, None);
+        }
+        let reason = format!("{} bytes are more than maxRecordBytes ({most})", bytes.len());
+        (&bytes[..bytes.len().min(KEPT_OF_TOO_LONG)], Some(reason))
+    }
+
     /// Takes those of them that mean something where records are not decoded.
     pub fn take_of_raw(options: &mut Options) -> Result<Self> {
         let most = options.take_count("maxRecordBytes")?.unwrap_or(MAX_RECORD_BYTES);

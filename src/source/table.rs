@@ -11,7 +11,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use serde::{Deserialize, Serialize};
 
-use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Opening, Source, Tap};
+use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Opening, Source, Tap, own};
 use crate::delta::{Table, VersionRange};
 use crate::epoch::{Position, Positions, Span};
 use crate::error::{Error, Result};
@@ -108,8 +108,7 @@ impl Cursor for Versions {
     }
 
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished> {
-        let input: Arc<dyn std::any::Any + Send + Sync> = input;
-        let input = input.downcast::<VersionsInput>().map_err(|_| Error::internal("an input of another source"))?;
+        let input = own::<VersionsInput>(input)?;
         self.saved.positions.advance(PARTITION, &input.span)?;
         let committed = serde_json::to_value(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
         let lag = self.end - input.span.to.number().unwrap_or(self.end);

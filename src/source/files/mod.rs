@@ -29,7 +29,7 @@ use self::listing::{Object, Place};
 use self::reader::{FileRecords, Framing};
 use super::payload::PayloadOptions;
 use super::records::{Decoding, Form, RecordsTable};
-use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Opening, Source, Tap};
+use super::{Committed, Cursor, Finished, Input, Limits, MetadataColumn, Opening, Source, Tap, own};
 use crate::clock::Stopwatch;
 use crate::decode::infer;
 use crate::error::{Error, Result};
@@ -322,8 +322,7 @@ impl Cursor for FileCursor {
     }
 
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished> {
-        let input: Arc<dyn std::any::Any + Send + Sync> = input;
-        let input = input.downcast::<FileInput>().map_err(|_| Error::internal("an input of another source"))?;
+        let input = own::<FileInput>(input)?;
         // A plan may read the source more than once.
         let mut seen = input.records.take_seen();
         seen.sort_unstable_by(|a, b| a.file.cmp(&b.file));

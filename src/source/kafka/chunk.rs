@@ -14,10 +14,8 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 
 use crate::error::{Error, Result};
+use crate::source::payload::PayloadOptions;
 use crate::source::records::Chunk;
-
-/// What is kept of a record above `maxRecordBytes`.
-const KEPT_OF_TOO_LONG: usize = 64 << 10;
 
 /// The type of `_metadata` of Kafka, with the names of Spark.
 pub fn metadata_type() -> DataType {
@@ -115,14 +113,13 @@ impl ChunkBuilder {
         match payload {
             None if self.shape.tombstones == Tombstones::Null => self.payloads.append_value(&*self.shape.empty_row),
             None => self.payloads.append_null(),
-            Some(bytes) if bytes.len() > self.shape.max_record_bytes => {
-                let row = u32::try_from(self.rows).unwrap_or(u32::MAX);
-                let reason =
-                    format!("{} bytes are more than maxRecordBytes ({})", bytes.len(), self.shape.max_record_bytes);
-                self.unreadable.push((row, reason));
-                self.payloads.append_value(&bytes[..bytes.len().min(KEPT_OF_TOO_LONG)]);
+            Some(bytes) => {
+                let (kept, reason) = PayloadOptions::kept(bytes, self.shape.max_record_bytes);
+                if let Some(reason) = reason {
+                    self.unreadable.push((u32::try_from(self.rows).unwrap_or(u32::MAX), reason));
+                }
+                self.payloads.append_value(kept);
             }
-            Some(bytes) => self.payloads.append_value(bytes),
         }
         self.topics.append_value(topic);
         self.partitions.append_value(message.partition());

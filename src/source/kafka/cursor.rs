@@ -24,7 +24,7 @@ use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::source::feed::{Feed, Share, Slot, Stopped};
 use crate::source::pieces::{Pieces, PiecesInput, STALL_MS, Supplier};
-use crate::source::{Committed, Cursor, Finished, Input, Limits, Opening};
+use crate::source::{Committed, Cursor, Finished, Input, Limits, Opening, own};
 
 /// Bytes that may wait between the client's thread and the epochs.
 const FEED_BYTES: usize = 8 << 20;
@@ -94,11 +94,7 @@ struct Survey {
 impl KafkaCursor {
     /// Opens the topics of a source behind what is committed.
     pub async fn open(spec: Arc<Spec>, opening: &Opening<'_>) -> Result<Self> {
-        let saved = match opening.committed {
-            Some(Committed(saved)) => serde_json::from_value(saved.clone())
-                .map_err(|error| Error::internal(format!("the log's offsets cannot be read: {error}")))?,
-            None => Saved::default(),
-        };
+        let saved: Saved = opening.saved()?;
         let client = Arc::new(spec.client(opening.query)?);
         let survey = settled_survey(&spec, &client, &saved, opening.share).await?;
         let lanes = if opening.follow { cores().min(2) } else { cores() };
@@ -459,8 +455,7 @@ impl Cursor for KafkaCursor {
     }
 
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished> {
-        let input: Arc<dyn std::any::Any + Send + Sync> = input;
-        let input = input.downcast::<PiecesInput<i64>>().map_err(|_| Error::internal("an input of another source"))?;
+        let input = own::<PiecesInput<i64>>(input)?;
         self.verify().await?;
         let reached = input.reached();
         for (slot, reading) in self.readings.iter().enumerate() {
@@ -478,7 +473,7 @@ impl Cursor for KafkaCursor {
     }
 
     fn is_pressing(&self, limits: &Limits) -> bool {
-        self.feed.is_crowded() || limits.records.is_some_and(|most| self.feed.records() >= most)
+        self.feed.is_pressing(limits)
     }
 
     fn acknowledge(&mut self) {

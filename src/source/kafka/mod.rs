@@ -34,7 +34,7 @@ use self::positions::Start;
 use self::settings::Settings;
 use super::feed::{Feed, Share};
 use super::payload::{PayloadOptions, Taken};
-use super::records::{Decoding, Form, RawColumn, RawOrigin};
+use super::records::{Form, RawColumn, RawOrigin};
 use super::{Committed, Cursor, Opening, READER, Source};
 use crate::decode::{Envelope, infer};
 use crate::error::{Error, Result};
@@ -244,19 +244,14 @@ impl Kafka {
         }
         let tombstones = options.tombstones.unwrap_or_default();
         let payload = options.payload.clone();
-        let decoding = |columns: Schema| Decoding {
-            columns: Arc::new(columns),
-            mode: payload.mode,
-            envelope: payload.envelope.clone(),
-        };
-        let unknown = Form::Decoded(decoding(Schema::empty()));
+        let unknown = Form::Decoded(payload.decoding(Schema::empty()));
         let mut spec = options.spec(unknown, tombstones, fetches);
         let columns = match columns {
             Some(columns) => Some(columns),
             None => infer(sample(&spec).await?.iter().map(AsRef::as_ref), &payload.envelope),
         };
         let Some(columns) = columns else { return Ok(None) };
-        let decoding = decoding(columns);
+        let decoding = payload.decoding(columns);
         let declared = Some(decoding.columns.as_ref().clone());
         let columns = decoding.visible_columns()?;
         spec.form = Form::Decoded(decoding);

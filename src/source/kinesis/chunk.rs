@@ -13,10 +13,9 @@ use super::client::Record;
 use super::positions::{HashRange, Mark, Place};
 use crate::error::{Error, Result};
 use crate::source::feed::{Piece, Slot};
+use crate::source::payload::PayloadOptions;
 use crate::source::records::Chunk;
 
-/// What is kept of a record above `maxRecordBytes`.
-const KEPT_OF_TOO_LONG: usize = 64 << 10;
 /// Records of one piece at most: so that what is decoded at once stays small.
 const PIECE_RECORDS: usize = 4_096;
 /// Why a record of an aggregate that belongs elsewhere is put aside.
@@ -134,14 +133,11 @@ impl Pieces<'_> {
     }
 
     fn push(&mut self, row: &Row<'_>, arrived: i64, place: Place, unreadable: Option<String>) -> Result<()> {
-        let too_long = row.data.len() > self.shape.max_record_bytes;
-        let most = self.shape.max_record_bytes;
-        let reason = unreadable
-            .or_else(|| too_long.then(|| format!("{} bytes are more than maxRecordBytes ({most})", row.data.len())));
-        let kept = if too_long { row.data.len().min(KEPT_OF_TOO_LONG) } else { row.data.len() };
+        let (kept, too_long) = PayloadOptions::kept(row.data, self.shape.max_record_bytes);
+        let reason = unreadable.or(too_long);
         let mark = Mark::at(place, arrived);
         self.reached = Some(mark.clone());
-        self.builder.push(self.origin, row, &row.data[..kept], (mark, reason));
+        self.builder.push(self.origin, row, kept, (mark, reason));
         if self.builder.origins.len() >= PIECE_RECORDS {
             self.cut()?;
         }

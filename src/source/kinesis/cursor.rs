@@ -28,7 +28,7 @@ use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::source::feed::{Feed, Share, Stopped};
 use crate::source::pieces::{Pieces, PiecesInput, STALL_MS, Supplier};
-use crate::source::{Committed, Cursor, Finished, Input, Limits, Opening};
+use crate::source::{Committed, Cursor, Finished, Input, Limits, Opening, own};
 
 /// Bytes that may wait between the readers and the epochs.
 const FEED_BYTES: usize = 8 << 20;
@@ -94,11 +94,7 @@ pub struct KinesisCursor {
 impl KinesisCursor {
     /// Opens a stream behind what is committed.
     pub async fn open(spec: Arc<Spec>, opening: &Opening<'_>) -> Result<Self> {
-        let saved = match opening.committed {
-            Some(Committed(saved)) => serde_json::from_value(saved.clone())
-                .map_err(|error| Error::internal(format!("the log's positions cannot be read: {error}")))?,
-            None => Saved::default(),
-        };
+        let saved: Saved = opening.saved()?;
         let hub = spec.hub(opening.query).await?;
         let described = match hub.describe().await? {
             Some(described) => described,
@@ -439,8 +435,7 @@ impl Cursor for KinesisCursor {
     }
 
     async fn finish(&mut self, input: Arc<dyn Input>) -> Result<Finished> {
-        let input: Arc<dyn std::any::Any + Send + Sync> = input;
-        let input = input.downcast::<PiecesInput<Mark>>().map_err(|_| Error::internal("an input of another source"))?;
+        let input = own::<PiecesInput<Mark>>(input)?;
         self.verify().await?;
         let reached = input.reached();
         let mut is_behind = false;
@@ -468,6 +463,6 @@ impl Cursor for KinesisCursor {
     }
 
     fn is_pressing(&self, limits: &Limits) -> bool {
-        self.feed.is_crowded() || limits.records.is_some_and(|most| self.feed.records() >= most)
+        self.feed.is_pressing(limits)
     }
 }

@@ -30,7 +30,7 @@ use self::hub::{Hub, Hubs, Mode, Subscriber};
 use self::positions::{Mark, Place, Start};
 use super::feed::{Feed, Share};
 use super::payload::{PayloadOptions, Taken};
-use super::records::{Decoding, Form, RawColumn, RawOrigin};
+use super::records::{Form, RawColumn, RawOrigin};
 use super::{Committed, Cursor, Opening, READER, Source};
 use crate::decode::infer;
 use crate::error::{Error, Result};
@@ -227,18 +227,13 @@ impl Kinesis {
     /// The decoded form. Columns that are not declared are inferred from the oldest records; None where there are none.
     pub async fn decoded(options: KinesisOptions, columns: Option<Schema>, hubs: Arc<Hubs>) -> Result<Option<Self>> {
         let payload = options.payload.clone();
-        let decoding = |columns: Schema| Decoding {
-            columns: Arc::new(columns),
-            mode: payload.mode,
-            envelope: payload.envelope.clone(),
-        };
-        let mut spec = options.spec(Form::Decoded(decoding(Schema::empty())), hubs);
+        let mut spec = options.spec(Form::Decoded(payload.decoding(Schema::empty())), hubs);
         let columns = match columns {
             Some(columns) => Some(columns),
             None => infer(sample(&spec).await?.iter().map(AsRef::as_ref), &payload.envelope),
         };
         let Some(columns) = columns else { return Ok(None) };
-        let decoding = decoding(columns);
+        let decoding = payload.decoding(columns);
         let declared = Some(decoding.columns.as_ref().clone());
         let columns = decoding.visible_columns()?;
         spec.form = Form::Decoded(decoding);

@@ -50,8 +50,6 @@ impl Trouble {
 /// What comes after a step of a reader.
 enum Next {
     Go,
-    /// The iterator is of no use any more, or there was none.
-    Renew,
     Stop,
 }
 
@@ -83,7 +81,7 @@ impl Reading {
             };
             match done {
                 Ok(Next::Stop) => return,
-                Ok(Next::Go | Next::Renew) => {}
+                Ok(Next::Go) => {}
                 Err(fault) => {
                     if self.meet(fault, &place).await {
                         return;
@@ -176,7 +174,7 @@ impl Reading {
             }
             asked_ms = came_ms;
         }
-        if is_silent { Err(Fault::Busy("a subscription ended at once".to_owned())) } else { Ok(Next::Renew) }
+        if is_silent { Err(Fault::Busy("a subscription ended at once".to_owned())) } else { Ok(Next::Go) }
     }
 
     /// Subscribes, as a consumer that is registered where it is not, or no longer, there.
