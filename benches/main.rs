@@ -46,9 +46,6 @@ mod proxy;
 mod streams;
 mod topics;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Keeps how long each epoch took.
 #[derive(Debug, Default)]
 struct Epochs(std::sync::Mutex<Vec<u64>>);
@@ -289,6 +286,7 @@ fn ledger() {
 }
 
 fn main() {
+    pinsql::memory::give_back_soon();
     let wanted = std::env::args().nth(1).filter(|name| !name.starts_with('-'));
     if wanted.as_deref() == Some("drained") {
         return topics::drained();

@@ -30,7 +30,7 @@
 //!
 //! | floor | rooms | what they say |
 //! |---|---|---|
-//! | 0 | [`error`], [`clock`] | what can go wrong, by what to do about it; the only reader of time |
+//! | 0 | [`error`], [`clock`], [`memory`] | what can go wrong, by what to do about it; the only reader of time; the allocator |
 //! | 1 | [`epoch`], [`report`] | partitions, positions, spans; what a command tells |
 //! | 2 | [`decode`], [`options`], [`store`], [`delta`] | bytes to rows and rejects; options, the leftover is the error; where things lie; the only room that knows deltalake |
 //! | 3 | [`source`], [`log`] | the contract of sources; files, topics and tables as sources; the epoch log and its folding |
@@ -40,7 +40,7 @@
 //! | 7 | [`output`], [`repl`], [`cli`] | faces; `output` is the only writer to the terminal |
 //!
 //! Inside `source::kafka` the `client` is the only place that knows rdkafka, and its file `native` the only one with unsafe
-//! code. Its neighbours speak of names, numbers and bytes: `settings` turns options into properties, `iam` signs the tokens of
+//! code beside [`memory`]. Its neighbours speak of names, numbers and bytes: `settings` turns options into properties, `iam` signs the tokens of
 //! Amazon MSK, `positions` decides where to go on, `cursor` makes epochs of it all. `source::kinesis` is built alike: `client` knows
 //! the SDK, `positions` the graph of shards, `hub` reads them for all targets of the process. `feed` and `pieces`, beside both,
 //! hold records on their way.
@@ -57,6 +57,7 @@ pub mod engine;
 pub mod epoch;
 pub mod error;
 pub mod log;
+pub mod memory;
 pub mod options;
 pub mod output;
 pub mod project;

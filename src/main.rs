@@ -1,15 +1,11 @@
 //! The program: starts the runtime, hands the arguments to the command line, and ends with its exit status.
 //!
-//! Floor 7: uses `cli` only.
+//! Floor 7: uses `cli` and `memory` only.
 
 use std::process::ExitCode;
 
-/// Decoding and query operators allocate and free small and medium blocks on every core; mimalloc does that without the
-/// contention of the system's allocator, and gives memory back, so that a long stream stays flat.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    pinsql::memory::give_back_soon();
     let arguments = std::env::args_os().collect();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::world::home;
 
 const FLOORS: [&[&str]; 8] = [
-    &["error", "clock"],
+    &["error", "clock", "memory"],
     &["epoch", "report"],
     &["decode", "options", "store", "delta"],
     &["source", "log"],
@@ -27,7 +27,9 @@ const SIDEWAYS: [(&str, &str); 6] = [
 ];
 
 /// Crates that only some rooms, or parts of rooms, may name.
-const GUARDED: [(&str, &[&str]); 10] = [
+const GUARDED: [(&str, &[&str]); 12] = [
+    ("mimalloc", &["memory"]),
+    ("libmimalloc_sys", &["memory"]),
     ("deltalake", &["delta"]),
     ("delta_kernel", &["delta"]),
     ("object_store", &["store", "source", "log", "delta", "engine"]),

@@ -3,11 +3,17 @@
 //! The judge knows what was produced, by partition and offset; a record is in the table or in the quarantine, once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pinsql::engine::{FullRefresh, RunOptions};
+use pinsql::options::Options;
 use pinsql::report::Summary;
+use pinsql::source::kafka::chunk::{Shape, Tombstones};
+use pinsql::source::kafka::client::Client;
+use pinsql::source::kafka::positions::Held;
+use pinsql::source::kafka::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::support::kafka::{Kafka, Message};
@@ -480,6 +486,32 @@ async fn what_cannot_be_reached_is_said_with_the_broker_and_the_reason() {
     assert_eq!(kind, "config", "{message}");
     let (kind, message, _) = refused(format!("kafka://{broker}"), "").await;
     assert_eq!(kind, "config", "{message}");
+}
+
+/// A broker that was away comes back as the leader of a new epoch, and refuses who asks the leader of the old one. While it
+/// answers nothing, what it holds is unknown: to take it for nothing would be to read nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_is_found_again_behind_a_silence_and_an_election() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::alone(), "elected");
+    kafka.create_topic(topic, 3, &[]);
+    kafka.produce(topic, (0..9).map(|id| Message::new("{}").partition(id % 3)));
+    let settings =
+        Settings::take(&mut Options::new(Vec::new()).unwrap(), Some(&kafka.bootstrap()), Path::new("/")).unwrap();
+    let shape = Shape { tombstones: Tombstones::Keep, max_record_bytes: 1 << 20, empty_row: Arc::default() };
+    let client = Client::new(&settings, "elections", &shape).unwrap();
+    let partitions: Vec<_> = (0..3).map(|partition| (topic.to_owned(), partition)).collect();
+    let held = [Held { earliest: 0, end: 3 }; 3];
+    assert_eq!(client.held(partitions.clone()).await.unwrap(), held);
+    kafka.pause();
+    let silent = client.held(partitions.clone()).await;
+    assert!(silent.as_ref().is_err_and(pinsql::error::Error::is_passing), "{silent:?}");
+    kafka.resume();
+    assert_eq!(client.held(partitions.clone()).await.unwrap(), held);
+    tokio::task::block_in_place(|| kafka.restart());
+    assert_eq!(client.held(partitions).await.unwrap(), held);
 }
 
 #[tokio::test(flavor = "multi_thread")]

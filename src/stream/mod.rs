@@ -1,6 +1,6 @@
 //! The epoch loop: choose inputs, plan, execute, write files, append to the log, roll Delta forward.
 //!
-//! Floor 5: uses `source`, `delta`, `log`, `epoch`, `report`, `clock`, `error`. It knows no SQL: a [`Planner`] turns the
+//! Floor 5: uses `source`, `delta`, `log`, `epoch`, `report`, `clock`, `memory`, `error`. It knows no SQL: a [`Planner`] turns the
 //! epoch's leaves into a plan. [`Query::catch_up`] runs epochs to the end, [`Query::follow`] for ever.
 //!
 //! Whatever dies in between: before the log's entry is put, the files that were written are named by nobody and the epoch
@@ -33,6 +33,7 @@ use crate::delta::{Add, Change, Commit, Spec, Table, Txn};
 use crate::epoch::Epoch;
 use crate::error::{ErrorKind, Result};
 use crate::log::{Counts, Entry, EpochLog, Identity, SourceEntry, TableEntry};
+use crate::memory;
 use crate::report::{EpochReport, Reporter, TableReport};
 use crate::source::{
     Cursor, Finished, Input, Limits, MetadataColumn, Opening, Rejects, SlotOf, Source, Tap, empty_leaf, records,
@@ -403,6 +404,7 @@ impl Query<'_> {
         let entry = self.entry(sources, table, quarantine, counts);
         let epoch = entry.epoch;
         self.append(entry).await?;
+        memory::give_back();
         Ok(Done { epoch, version: self.target.table.version().await, ..done })
     }
 

@@ -96,7 +96,6 @@ share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 broker.heartbeat.interval.ms=200
-broker.session.timeout.ms=1000
 log.message.timestamp.after.max.ms=9223372036854775807
 log.retention.ms=-1
 log.retention.check.interval.ms=300
@@ -106,6 +105,11 @@ log.cleaner.backoff.ms=100
 log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=16777216
 ";
+
+/// How long the controller waits for a broker that is silent before its partitions have no leader, in milliseconds. A broker
+/// that was killed may come back when that is over; one that is never killed may stand still as long as the machine does.
+const MORTAL_SESSION_MS: u32 = 1_000;
+const SHARED_SESSION_MS: u32 = 100_000;
 
 /// The settings of the listeners that ask who is there.
 const SECURITY: &str = r#"
@@ -395,21 +399,21 @@ impl Kafka {
     /// The one that all tests of this process share.
     pub fn start() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(|| Self::new(false))
+        SHARED.get_or_init(|| Self::new(false, SHARED_SESSION_MS))
     }
 
     /// One more, for tests that kill it. It ends when it is dropped.
     pub fn alone() -> Self {
-        Self::new(false)
+        Self::new(false, MORTAL_SESSION_MS)
     }
 
     /// The one with TLS and SASL beside the plain listener, which all tests of this process share.
     pub fn secured() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(|| Self::new(true))
+        SHARED.get_or_init(|| Self::new(true, SHARED_SESSION_MS))
     }
 
-    fn new(secured: bool) -> Self {
+    fn new(secured: bool, session_ms: u32) -> Self {
         let folder = TempDir::with_prefix("pinsql-kafka-").expect("a folder");
         let ports = free_ports();
         let mut kafka = Self { process: Mutex::new(None), folder, ports, secured, admin: OnceLock::new() };
@@ -418,7 +422,7 @@ impl Kafka {
             let mut command = Command::new("bash");
             run(command.args(["-c", CERTIFICATES, "certificates"]).arg(kafka.folder.path()).args(passwords), "openssl");
         }
-        std::fs::write(kafka.file("server.properties"), kafka.properties()).expect("the settings");
+        std::fs::write(kafka.file("server.properties"), kafka.properties(session_ms)).expect("the settings");
         kafka.format();
         *kafka.process.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(Process::start(kafka.folder.path()));
         kafka
@@ -429,13 +433,13 @@ impl Kafka {
     }
 
     /// The text of `server.properties`.
-    fn properties(&self) -> String {
+    fn properties(&self, session_ms: u32) -> String {
         let used = |(name, _): &&(&str, &str)| self.secured || ["PLAINTEXT", "CONTROLLER"].contains(name);
         let listeners: Vec<_> = LISTENERS.iter().filter(used).map(|(name, _)| self.listener(name)).collect();
         let protocols: Vec<_> = LISTENERS.iter().map(|(name, protocol)| format!("{name}:{protocol}")).collect();
         let [.., controller] = self.ports;
         let mut text = format!(
-            "{PROPERTIES}\nlisteners={}\nlistener.security.protocol.map={}\nlog.dirs={}\n\
+            "{PROPERTIES}broker.session.timeout.ms={session_ms}\nlisteners={}\nlistener.security.protocol.map={}\nlog.dirs={}\n\
              controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n",
             listeners.join(","),
             protocols.join(","),
@@ -550,6 +554,22 @@ impl Kafka {
         lock(&self.process).take();
     }
 
+    /// Lets the broker stand still, as a machine without time does: it keeps its connections and answers nothing.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Ends a [`Kafka::pause`].
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let process = lock(&self.process);
+        let id = process.as_ref().expect("a broker that runs").child.id().to_string();
+        run(Command::new("kill").args([&format!("-{name}"), &id]), "kill");
+    }
+
     /// Starts the broker again with its ports and its data, killing it before if it runs.
     pub fn restart(&self) {
         let mut process = lock(&self.process);
@@ -573,8 +593,15 @@ impl Kafka {
     pub fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let start = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let new = settings.iter().fold(start, |new, (name, value)| new.set(name, value));
-        let done = block_on(self.admin().create_topics(&[new], &AdminOptions::new())).expect("an answer");
-        assert!(done.iter().all(Result::is_ok), "topic `{topic}` is not created: {done:?}");
+        until(&format!("topic `{topic}` is not created"), || {
+            let done = block_on(self.admin().create_topics([&new], &AdminOptions::new())).expect("an answer");
+            // That is what it says while it knows of no broker that is alive.
+            let is_early = |one: &Result<_, (String, RDKafkaErrorCode)>| {
+                matches!(one, Err((_, RDKafkaErrorCode::InvalidReplicationFactor)))
+            };
+            assert!(done.iter().all(|one| one.is_ok() || is_early(one)), "topic `{topic}` is not created: {done:?}");
+            done.iter().all(Result::is_ok)
+        });
         self.await_partitions(topic, partitions);
     }
 

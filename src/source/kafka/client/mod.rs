@@ -33,8 +33,8 @@ use crate::source::feed::Feed;
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
 /// How long it has for any other.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How often, and after which pause, a partition is asked that is not settled yet.
-const TRIES: u32 = 10;
+/// How often, and after which pause, a partition is asked that is not settled yet: an election takes some seconds.
+const TRIES: u32 = 30;
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How often a question looks whether the login was refused meanwhile.
 const REFUSAL_GLANCE: Duration = Duration::from_millis(50);
@@ -219,11 +219,15 @@ impl Client {
                 let answer = native::offsets(consumer, &partitions, which, ANSWER);
                 tries += 1;
                 // A partition that was just made, or has moved, does not know its own leader yet.
-                let is_unsettled = answer.as_ref().is_err_and(|words| words.starts_with("partition "));
-                if !is_unsettled || tries == TRIES {
+                if !answer.as_ref().is_err_and(|words| native::is_unsettled(words)) || tries == TRIES {
                     return answer;
                 }
                 std::thread::sleep(TRY_AGAIN);
+                // librdkafka keeps who led a partition at the first question, and asks that one for good, though it is
+                // told that the leader or its epoch is another: only new metadata ends that.
+                if let Err(error) = consumer.fetch_metadata(None, ANSWER) {
+                    tracing::debug!(%error, "the cluster does not say who leads its partitions");
+                }
             }
         };
         self.ask(ANSWER, question).await

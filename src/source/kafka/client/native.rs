@@ -1,6 +1,6 @@
 //! What the safe crate does not offer of librdkafka: batches from one queue of our own, topic ids, offsets of many partitions.
 //!
-//! Floor 3: uses `error` and its neighbours. **The only file with `unsafe` code.** Every pointer stays inside it, and each wrapper frees what
+//! Floor 3: uses `error` and its neighbours. **The only file with `unsafe` code but `memory`.** Every pointer stays inside it, and each wrapper frees what
 //! it owns when it is dropped.
 //!
 //! Why a queue of our own \[research: performance §3.1\]: with a group id the client's main queue is joined to the consumer's, and
@@ -389,11 +389,21 @@ pub fn offsets<C: ConsumerContext>(
                     text_of(rd_kafka_err2str(one.err))
                 ));
             }
+            // A request that a broker has not answered leaves no error here (`rd_kafka_ListOffsets_response_merge`), but the
+            // offsets that stood there before it was sent.
+            if one.offset == i64::from(RD_KAFKA_OFFSET_INVALID) {
+                return Err(format!("partition {} of `{topic}`: no answer", one.partition));
+            }
             found.insert((topic, one.partition), one.offset);
         }
     }
     let offset = |key| found.get(key).copied().ok_or_else(|| "an answer without all partitions".to_owned());
     partitions.iter().map(offset).collect()
+}
+
+/// Whether an answer of [`offsets`] may be another one in a moment: a partition has no leader, or a new one.
+pub fn is_unsettled(words: &str) -> bool {
+    words.starts_with("partition ") || words.contains("No leaders found")
 }
 
 fn millis(time: Duration) -> i32 {
