@@ -218,6 +218,10 @@ impl Case {
         println!("{name}: {} | {} | {}", error["kind"].as_str().unwrap(), error["message"], error["hint"]);
         if self.status == 2 {
             assert!(!place.exists("lake"), "{name}: the text is wrong, yet something was written");
+            if self.arguments == ["run", "sql"] {
+                let planned = place.go(&["--json", "plan", "sql"]).summary();
+                assert_eq!(planned["error"]["message"], error["message"], "{name}: a plan of what would be refused");
+            }
         }
         self.judge_words(&place.go(&self.arguments), &error);
         for (file, _) in &self.files {

@@ -11,7 +11,7 @@ use pinsql::engine::{FullRefresh, RunOptions};
 use pinsql::options::Options;
 use pinsql::report::Summary;
 use pinsql::source::kafka::chunk::{Shape, Tombstones};
-use pinsql::source::kafka::client::Client;
+use pinsql::source::kafka::client::{Client, Role};
 use pinsql::source::kafka::positions::Held;
 use pinsql::source::kafka::settings::Settings;
 use serde_json::{Value, json};
@@ -501,7 +501,7 @@ async fn a_partition_is_found_again_behind_a_silence_and_an_election() {
     let settings =
         Settings::take(&mut Options::new(Vec::new()).unwrap(), Some(&kafka.bootstrap()), Path::new("/")).unwrap();
     let shape = Shape { tombstones: Tombstones::Keep, max_record_bytes: 1 << 20, empty_row: Arc::default() };
-    let client = Client::new(&settings, "elections", &shape).unwrap();
+    let client = Client::new(&settings, Role::Asks, "elections", &shape).unwrap();
     let partitions: Vec<_> = (0..3).map(|partition| (topic.to_owned(), partition)).collect();
     let held = [Held { earliest: 0, end: 3 }; 3];
     assert_eq!(client.held(partitions.clone()).await.unwrap(), held);

@@ -1099,6 +1099,46 @@ async fn fan_out_gives_the_same_as_polling() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_ends_is_begun_again() {
+    let Some(mut case) = case(Server::FanOut, "ends", 2, "consumerMode 'efo', consumerName 'ends'") else { return };
+    let throttle = case.throttled();
+    throttle.set(|_| Verdict::Pass);
+    let mut expected = case.put(&rows(0..20));
+    let mut process = case.follow(&[]);
+    process.until_taken(None, 20);
+    let subscriptions = || throttle.calls().iter().filter(|call| call.operation == "SubscribeToShard").count();
+    let mut next = 20;
+    wait("each of two shards is subscribed to three times", || {
+        expected.extend(case.put(&rows(next..next + 1)));
+        next += 1;
+        subscriptions() >= 6
+    });
+    process.until_taken(None, u64::try_from(next).unwrap());
+    process.stop();
+    case.assert_whole(&expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_being_made_is_waited_for_and_its_shards_are_many_pages() {
+    let Some(mut case) = case(Server::Lineage, "made", 5, "") else { return };
+    let throttle = case.throttled();
+    throttle.set(|call| match call.operation.as_str() {
+        "DescribeStreamSummary" if call.nth < 3 => Verdict::Creating,
+        "ListShards" => Verdict::Paged,
+        _ => Verdict::Pass,
+    });
+    let expected = case.put(&rows(0..100));
+    assert_eq!(case.run().counts(), [100, 100, 0]);
+    case.assert_whole(&expected).await;
+    let calls = throttle.calls();
+    let lists: Vec<_> = calls.iter().filter(|call| call.operation == "ListShards").collect();
+    assert!(lists.iter().filter(|call| call.request["NextToken"].is_string()).count() >= 2, "{lists:?}");
+    let asked = |operation: &str| calls.iter().position(|call| call.operation == operation).unwrap();
+    let made = calls.iter().rposition(|call| call.verdict == Verdict::Creating).unwrap();
+    assert!(made < asked("ListShards"), "nothing is asked of a stream that is not there yet: {calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_parent_that_is_closed_and_half_read_is_read_on_before_its_children() {
     let Some(mut case) = case(Server::Lineage, "half", 1, "maxRecordsPerFetch 7") else { return };
     let throttle = case.throttled();

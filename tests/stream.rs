@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,11 @@ fn unique(name: &str) -> String {
 }
 
 fn project(kafka: &Kafka, topic: &str, options: &str) -> World {
+    project_at(&kafka.bootstrap(), topic, options)
+}
+
+fn project_at(broker: &str, topic: &str, options: &str) -> World {
     let world = World::new();
-    let broker = kafka.bootstrap();
     let sql = format!(
         "CREATE EXTERNAL TABLE k (id BIGINT) STORED AS KAFKA LOCATION 'kafka://{broker}/{topic}' OPTIONS ({options});
          CREATE STREAMING TABLE t AS SELECT id, _metadata.partition AS part, _metadata.offset AS off FROM STREAM k;"
@@ -156,7 +160,17 @@ async fn nothing_new_is_no_commit_and_all_targets_are_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_partitions_and_new_topics_are_found() {
+async fn new_partitions_and_new_topics_are_found_by_one_target() {
+    find_new_partitions(1).await;
+}
+
+/// Two targets that share what is fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_partitions_and_new_topics_are_found_by_two_targets() {
+    find_new_partitions(2).await;
+}
+
+async fn find_new_partitions(targets: u64) {
     if left_out("kafka") {
         return;
     }
@@ -164,30 +178,33 @@ async fn new_partitions_and_new_topics_are_found() {
     kafka.create_topic(&topic, 1, &[]);
     let world = World::new();
     let broker = kafka.bootstrap();
-    world.write(
-        "sql/t.sql",
+    let target = |number| {
         format!(
-            "CREATE STREAMING TABLE t AS SELECT CAST(CAST(value AS STRING) AS BIGINT) AS id
-             FROM STREAM read_kafka(bootstrapServers => '{broker}', subscribePattern => '{topic}.*');
-             CREATE STREAMING TABLE shares AS SELECT offset
-             FROM STREAM read_kafka(bootstrapServers => '{broker}', subscribePattern => '{topic}.*');"
-        ),
-    );
+            "CREATE STREAMING TABLE t{number} AS SELECT CAST(CAST(value AS STRING) AS BIGINT) AS id
+             FROM STREAM read_kafka(bootstrapServers => '{broker}', subscribePattern => '{topic}.*');\n"
+        )
+    };
+    world.write("sql/t.sql", (0..targets).map(target).collect::<String>());
     let plain = |id: i64, partition| Message::new(id.to_string()).partition(partition);
     let (summary, _) = follow(&world, quickly(), async |told: Arc<Told>| {
         kafka.produce(&topic, [plain(0, 0)]);
-        until("the first", async || written(&told) == 2).await;
+        until("the first", async || written(&told) == targets).await;
         kafka.add_partitions(&topic, 3);
         kafka.produce(&topic, [plain(1, 1), plain(2, 2), plain(3, 0)]);
         let other = format!("{topic}-too");
         kafka.create_topic(&other, 1, &[]);
         kafka.produce(&other, [plain(4, 0)]);
-        until("all of them", async || written(&told) == 10).await;
+        until("all of them", async || written(&told) == 5 * targets).await;
+        // What was there before is still read.
+        kafka.produce(&topic, [plain(5, 1), plain(6, 0)]);
+        until("what came later", async || written(&told) == 7 * targets).await;
     })
     .await;
     assert!(summary.error.is_none(), "{summary:?}");
-    assert_eq!(ids(&world).await, [0, 1, 2, 3, 4]);
-    assert_eq!(world.query("SELECT count(*) AS n FROM shares").await, [json!({"n": 5})]);
+    for number in 0..targets {
+        let sql = format!("SELECT array_agg(id ORDER BY id) AS ids FROM t{number}");
+        assert_eq!(world.query(&sql).await, [json!({"ids": [0, 1, 2, 3, 4, 5, 6]})]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,6 +399,20 @@ async fn a_signal_stops_a_stream_and_a_second_instance_stops_itself() {
     assert_eq!(status, Some(0));
     assert_eq!(summary["tables"][0]["sources"][0]["position"], format!("{topic} 0:50 1:50"), "{summary}");
     assert_eq!(summary["tables"][0]["lag"], 0);
+}
+
+#[test]
+fn a_signal_ends_a_command_that_waits_for_its_broker() {
+    // It takes connections, and says nothing.
+    let broker = TcpListener::bind("127.0.0.1:0").unwrap();
+    let world = project_at(&broker.local_addr().unwrap().to_string(), "silence", "");
+    for (command, status) in [("run", 143), ("stream", 0)] {
+        let process = Process::start(&world, &[command, "sql", "--json"], &[]);
+        let _connection = broker.accept().unwrap();
+        process.signal("TERM");
+        let (ended, summary, complaint) = process.end();
+        assert_eq!((ended, &summary["status"]), (Some(status), &json!("stopped")), "{command}: {summary} {complaint}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

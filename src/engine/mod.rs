@@ -370,11 +370,14 @@ impl Engine {
     /// What a run would do.
     pub async fn plan(&mut self) -> Summary {
         let watch = Stopwatch::start();
-        let error = match self.selected_steps(&RunOptions::default()) {
-            Ok(steps) => self.show_plan(&steps).await.err().map(Arc::new),
-            Err(error) => Some(Arc::new(error)),
-        };
+        let error = self.plan_all().await.err().map(Arc::new);
         self.summary("plan", watch, Vec::new(), error)
+    }
+
+    async fn plan_all(&mut self) -> Result<()> {
+        let steps = self.selected_steps(&RunOptions::default())?;
+        self.refuse_wrong_text(&steps).await?;
+        self.show_plan(&steps).await
     }
 
     /// Runs the statements of a text one after another; all are parsed before any runs, the first that fails ends it.

@@ -323,22 +323,24 @@ impl<P: Progress> Feed<P> {
         look() || tokio::time::timeout(patience, news).await.is_ok()
     }
 
-    /// The first payloads of the first lane: as many as the share wants, about `most`, or what came in `most_ms`.
+    /// The first payloads of the first lane: as many as the share wants, about `most`, or what came in `most_ms` and before the
+    /// feed was stopped. Afterwards the share says whether that was all.
     ///
     /// # Errors
     /// What the feed was stopped for, where that is known.
-    pub async fn sample(&self, mut share: Share<P>, most: usize, most_ms: u64) -> Result<Vec<Vec<u8>>> {
+    pub async fn sample(&self, share: &mut Share<P>, most: usize, most_ms: u64) -> Result<Vec<Vec<u8>>> {
         let watch = Stopwatch::start();
         let mut payloads = Vec::new();
         while !share.is_done() && payloads.len() < most && watch.elapsed_ms() < most_ms {
-            match self.take(0, &mut share) {
+            match self.take(0, share) {
                 Some(Piece { chunk: Some(chunk), .. }) => {
                     payloads.extend(chunk.payloads.iter().flatten().map(<[u8]>::to_vec));
                 }
                 Some(_) => {}
                 None => match self.stopped() {
                     Some(Stopped::Failed(error)) => return Err(error.again()),
-                    _ => drop(self.changed(NAP, || self.has_pieces()).await),
+                    Some(_) => break,
+                    None => drop(self.changed(NAP, || self.has_pieces()).await),
                 },
             }
         }

@@ -56,7 +56,8 @@ impl Query<'_> {
     /// What does not pass; and before the sources were open for the first time, whatever it is: whoever starts it is still there to read it.
     pub async fn follow(&mut self, following: &Following, stop: &Stop, report: &mut TableReport) -> Result<()> {
         let mut pauses = Pauses::default();
-        let mut cursors = Some(self.begin(report).await?);
+        let Some(begun) = self.begin(stop, report).await? else { return Ok(()) };
+        let mut cursors = Some(begun);
         loop {
             let epochs = report.epochs;
             let result = self.follow_on(cursors.take(), following, stop, report).await;
@@ -75,11 +76,11 @@ impl Query<'_> {
         }
     }
 
-    async fn begin(&mut self, report: &mut TableReport) -> Result<Cursors> {
-        let cursors = self.open(true).await?;
+    async fn begin(&mut self, stop: &Stop, report: &mut TableReport) -> Result<Option<Cursors>> {
+        let Some(cursors) = self.open(true, stop).await? else { return Ok(None) };
         self.create_table(self.pinned(&cursors), report).await?;
         self.reporter.condition(&report.table, &Condition::Running);
-        Ok(cursors)
+        Ok(Some(cursors))
     }
 
     async fn follow_on(
@@ -93,7 +94,8 @@ impl Query<'_> {
             Some(cursors) => cursors,
             None => {
                 self.reopen().await?;
-                self.begin(report).await?
+                let Some(begun) = self.begin(stop, report).await? else { return Ok(()) };
+                begun
             }
         };
         let mut time = FIRST_EPOCH.max(following.trigger);

@@ -153,39 +153,45 @@ impl Query<'_> {
     /// Runs epochs until every source is read to where it ended when this began; adds what they did to `report`. What
     /// passes, as a broker that is away for a moment, is tried again a few times.
     pub async fn catch_up(&mut self, limits: Limits, stop: &Stop, report: &mut TableReport) -> Result<()> {
-        let mut cursors = self.open(false).await?;
-        self.create_table(self.pinned(&cursors), report).await?;
-        let mut tries = 0;
+        let Some(opened) = self.open(false, stop).await? else { return Ok(()) };
+        self.create_table(self.pinned(&opened), report).await?;
+        let (mut cursors, mut tries, mut pauses) = (Some(opened), 0, Pauses::default());
         loop {
             let epochs = report.epochs;
-            let result = self.epochs(&mut cursors, limits, stop, report).await;
+            let result = self.catch_on(cursors.take(), limits, stop, report).await;
             let Err(error) = result else { return Ok(()) };
             tries = if report.epochs > epochs { 1 } else { tries + 1 };
             if !error.is_passing() || tries > RUN_TRIES || stop.is_stopped() {
                 return Err(error);
             }
             tracing::warn!(table = report.table, %error, "an epoch failed; it is tried again");
-            drop(cursors);
-            self.reopen().await?;
-            cursors = self.open(false).await?;
+            stop.pause(pauses.longer()).await;
         }
     }
 
-    async fn epochs(
+    async fn catch_on(
         &mut self,
-        cursors: &mut Cursors,
+        cursors: Option<Cursors>,
         limits: Limits,
         stop: &Stop,
         report: &mut TableReport,
     ) -> Result<()> {
+        let mut cursors = match cursors {
+            Some(cursors) => cursors,
+            None => {
+                self.reopen().await?;
+                let Some(opened) = self.open(false, stop).await? else { return Ok(()) };
+                opened
+            }
+        };
         let mut time = FIRST_EPOCH;
         while !stop.is_stopped() {
             let watch = Stopwatch::start();
-            let inputs = next_inputs(cursors, &Limits { time: Some(time), ..limits }).await?;
+            let inputs = next_inputs(&mut cursors, &Limits { time: Some(time), ..limits }).await?;
             if inputs.is_empty() {
                 break;
             }
-            let done = self.closing_epoch(cursors, inputs, stop).await?;
+            let done = self.closing_epoch(&mut cursors, inputs, stop).await?;
             self.tell(&done, watch.elapsed_ms(), report);
             time = (time * 2).min(LONGEST_EPOCH);
         }
@@ -201,8 +207,16 @@ impl Query<'_> {
         }
     }
 
-    /// Opens the sources behind what the log says is read.
-    async fn open(&self, follow: bool) -> Result<Cursors> {
+    /// Opens the sources behind what the log says is read; None where the end is asked for, as a service that is away is
+    /// waited for.
+    async fn open(&self, follow: bool, stop: &Stop) -> Result<Option<Cursors>> {
+        tokio::select! {
+            cursors = self.cursors(follow) => cursors.map(Some),
+            () = stop.stopped() => Ok(None),
+        }
+    }
+
+    async fn cursors(&self, follow: bool) -> Result<Cursors> {
         let state = self.log.state();
         let mut cursors = Cursors::new();
         for stream in &self.streams {

@@ -62,6 +62,15 @@ exec 3<&-
 exec "$@"
 "#;
 
+/// Starts ministack with shorter subscriptions. A subscription can be taken over after 5 seconds.
+const MINISTACK: &str = "\
+import sys, ministack.services.kinesis
+ministack.services.kinesis.SUBSCRIPTION_SECONDS = 6
+from ministack.app import main
+sys.argv = ['ministack']
+main()
+";
+
 /// How long kinesis-local stays in a state that AWS leaves after seconds.
 const DURATIONS: [&str; 8] = [
     "CREATE_STREAM_DURATION",
@@ -95,7 +104,7 @@ pub enum Server {
     Load,
     /// kinesalite in a world where time runs 200 times faster: iterators expire in 1.5 s, and arrivals lie in the future.
     Expiring,
-    /// ministack: subscriptions. A split deletes the parent and its records, sequence numbers begin with zeros, and any
+    /// ministack: subscriptions, which end after 6 seconds here, at AWS after five minutes. A split deletes the parent and its records, sequence numbers begin with zeros, and any
     /// of them is taken.
     FanOut,
 }
@@ -179,7 +188,7 @@ fn program(server: Server, port: u16, spare: u16, folder: &Path) -> (Vec<String>
             let mut environment = vec![set("BIND_HOST", "127.0.0.1"), set("GATEWAY_PORT", &port_text)];
             environment.extend([set("SERVICES", "kinesis"), set("LOG_LEVEL", "ERROR")]);
             environment.push(set("TMPDIR", &folder.to_string_lossy()));
-            (vec![file("bin/python"), file("bin/ministack")], environment)
+            (vec![file("bin/python"), "-c".to_owned(), MINISTACK.to_owned()], environment)
         }
     }
 }
@@ -614,6 +623,10 @@ pub enum Verdict {
     Empty,
     /// The server answers; the client gets half of it, and the connection closes.
     Cut,
+    /// The server answers in pages of two: for ListShards alone.
+    Paged,
+    /// The server answers, but says of the stream that it is being made: for DescribeStreamSummary alone.
+    Creating,
 }
 
 /// A call that came.
@@ -745,7 +758,8 @@ impl Gate {
         let call = self.judge(head, &body);
         let to = client.get_mut();
         match call.verdict {
-            Verdict::Pass | Verdict::Cut => return self.forward(to, head, &body, &call),
+            Verdict::Pass | Verdict::Cut | Verdict::Creating => return self.forward(to, head, &body, &call),
+            Verdict::Paged => return self.forward(to, head, &paged(&call.request), &call),
             Verdict::Throttle => {
                 refuse(to, 400, "ProvisionedThroughputExceededException", &call.excess())?;
             }
@@ -809,7 +823,10 @@ impl Gate {
             // Events come for minutes.
             return send(client, &answer, framing, &mut server);
         }
-        let body = whole(&mut server, framing)?;
+        let mut body = whole(&mut server, framing)?;
+        if call.verdict == Verdict::Creating {
+            body = creating(&body);
+        }
         self.learn(call, &body);
         client.write_all(&answer.without(&HOPS, &format!("Content-Length: {}\r\n", body.len())))?;
         let cut = call.verdict == Verdict::Cut;
@@ -838,6 +855,20 @@ impl Call {
         let [shard, stream] = [&self.shard, &self.stream].map(|name| name.as_deref().unwrap_or("unknown"));
         format!("Rate exceeded for shard {shard} in stream {stream} under account 000000000000.")
     }
+}
+
+/// A ListShards whose answers hold two shards.
+fn paged(request: &Value) -> Vec<u8> {
+    let mut request = request.clone();
+    request["MaxResults"] = json!(2);
+    request.to_string().into_bytes()
+}
+
+/// A description of a stream that is being made.
+fn creating(answer: &[u8]) -> Vec<u8> {
+    let mut answer: Value = serde_json::from_slice(answer).expect("an answer in JSON");
+    answer["StreamDescriptionSummary"]["StreamStatus"] = json!("CREATING");
+    answer.to_string().into_bytes()
 }
 
 /// The headers that belong to one connection.

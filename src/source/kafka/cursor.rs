@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::client::{Client, Described, Wanted, Which};
+use super::client::{Client, Described, NotThere, Role, Wanted, Which};
 use super::positions::{Held, Resume, Saved, SavedTopic, Start, resume};
 use super::stopped::{stalled, stopped_error};
-use super::{Spec, chunk};
+use super::{Spec, chunk, no_topic};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::source::feed::{Feed, Share, Slot, Stopped};
@@ -95,7 +95,7 @@ impl KafkaCursor {
     /// Opens the topics of a source behind what is committed.
     pub async fn open(spec: Arc<Spec>, opening: &Opening<'_>) -> Result<Self> {
         let saved: Saved = opening.saved()?;
-        let client = Arc::new(spec.client(opening.query)?);
+        let client = Arc::new(spec.client(Role::Asks, opening.query)?);
         let survey = settled_survey(&spec, &client, &saved, opening.share).await?;
         let lanes = if opening.follow { cores().min(2) } else { cores() };
         let mut cursor = Self {
@@ -131,7 +131,7 @@ impl KafkaCursor {
             return Ok(());
         }
         let patience = if company { GATHERING } else { Duration::ZERO };
-        self.fetcher = Arc::new(self.spec.client(query)?);
+        self.fetcher = Arc::new(self.spec.client(Role::Fetches, query)?);
         self.fetcher.start(&self.feed, wanted, patience);
         if self.follow {
             self.spec.fetches.offer(self.spec.key, &self.fetcher);
@@ -287,10 +287,14 @@ impl KafkaCursor {
         }
         for found in self.client.describe(topics).await? {
             let known = self.saved.topics.get(&found.name).and_then(|topic| topic.id.as_deref());
-            if found.error.is_some() || is_another(known, found.id.as_deref()) {
-                // Opened again, the reading says what was lost, or counts it.
-                return Err(made_anew(&found.name).passing());
+            match &found.error {
+                Some((NotThere::Unknown, _)) => {}
+                Some(_) => return Err(no_topic(&found)),
+                None if is_another(known, found.id.as_deref()) => {}
+                None => continue,
             }
+            // Opened again, the reading says what was lost, or counts it.
+            return Err(made_anew(&found.name).passing());
         }
         Ok(())
     }
@@ -325,7 +329,7 @@ impl KafkaCursor {
                 quiet = Stopwatch::start();
             }
             if quiet.elapsed_ms() >= STALL_MS {
-                return Err(stalled(&self.client));
+                return Err(stalled(&self.client, STALL_MS));
             }
             let feed = Arc::clone(&self.feed);
             feed.changed(Duration::from_millis(500), || feed.has_pieces()).await;

@@ -27,13 +27,15 @@ use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::chunk::{Shape, Tombstones};
-use self::client::{Client, Described, NotThere, Wanted};
+use self::client::{Client, Described, NotThere, Role, Wanted};
 use self::cursor::KafkaCursor;
 use self::fetches::Fetches;
 use self::positions::Start;
 use self::settings::Settings;
+use self::stopped::stalled;
 use super::feed::{Feed, Share};
 use super::payload::{PayloadOptions, Taken};
+use super::pieces::Supplier;
 use super::records::{Form, RawColumn, RawOrigin};
 use super::{Committed, Cursor, Opening, READER, Source};
 use crate::decode::{Envelope, infer};
@@ -45,7 +47,7 @@ pub use self::client::farewell;
 /// Messages of a partition that inference looks at.
 const SAMPLE_MESSAGES: i64 = 1000;
 /// How long inference waits for them.
-const SAMPLE_MS: u64 = 5_000;
+const SAMPLE_MS: u64 = 20_000;
 
 /// Which topics are read.
 #[derive(Debug, Clone)]
@@ -172,9 +174,9 @@ fn topics(options: &mut Options, located: Option<String>) -> Result<Topics> {
 
 impl Spec {
     /// A client of the cluster, in the name of a query.
-    fn client(&self, query: &str) -> Result<Client> {
+    fn client(&self, role: Role, query: &str) -> Result<Client> {
         let group = self.settings.group_id().map_or_else(|| format!("pinsql-{query}"), str::to_owned);
-        Client::new(&self.settings, &group, &self.shape)
+        Client::new(&self.settings, role, &group, &self.shape)
     }
 
     /// Whether a topic is one of those that are read.
@@ -199,8 +201,9 @@ impl Spec {
             return Ok(Vec::new());
         }
         let mut found = client.describe(names).await?;
-        let is_gone =
-            |topic: &Described| matches!(topic.error, Some((NotThere::Unknown, _))) && known.contains(&topic.name);
+        // Who lists topics is not who describes them: of a pattern, one may have come or gone in between.
+        let may_go = |name: &String| matches!(self.topics, Topics::Matching(_)) || known.contains(name);
+        let is_gone = |topic: &Described| matches!(topic.error, Some((NotThere::Unknown, _))) && may_go(&topic.name);
         if let Some(wrong) = found.iter().find(|topic| topic.error.is_some() && !is_gone(topic)) {
             return Err(no_topic(wrong));
         }
@@ -296,7 +299,7 @@ fn raw_columns(headers: bool) -> Vec<RawColumn> {
 
 /// The newest messages of every partition.
 async fn sample(spec: &Spec) -> Result<Vec<Vec<u8>>> {
-    let client = spec.client(READER)?;
+    let client = spec.client(Role::Asks, READER)?;
     let topics = spec.topics(&client, std::iter::empty()).await?;
     let partitions: Vec<(String, i32)> =
         topics.iter().flat_map(|topic| (0..topic.partitions).map(|number| (topic.name.clone(), number))).collect();
@@ -312,9 +315,15 @@ async fn sample(spec: &Spec) -> Result<Vec<Vec<u8>>> {
         until: *until,
     });
     let feed = Arc::new(Feed::new(1, &starts, 32 << 20));
-    client.start(&feed, wanted.collect(), Duration::ZERO);
-    let share = Share::new(starts, ends, u64::MAX, usize::MAX);
-    feed.sample(share, usize::MAX, SAMPLE_MS).await
+    let fetcher = spec.client(Role::Fetches, READER)?;
+    fetcher.start(&feed, wanted.collect(), Duration::ZERO);
+    let mut share = Share::new(starts, ends, u64::MAX, usize::MAX);
+    let found = feed.sample(&mut share, usize::MAX, SAMPLE_MS).await?;
+    match feed.stopped() {
+        Some(why) if !share.is_done() => Err(fetcher.stopped(&why)),
+        None if found.is_empty() && !share.is_done() => Err(stalled(&fetcher, SAMPLE_MS)),
+        _ => Ok(found),
+    }
 }
 
 #[async_trait]
@@ -339,7 +348,7 @@ impl Source for Kafka {
     }
 
     async fn fingerprint(&self) -> Result<Committed> {
-        let client = self.spec.client(READER)?;
+        let client = self.spec.client(Role::Asks, READER)?;
         let topics = self.spec.topics(&client, std::iter::empty()).await?;
         let mut found = serde_json::Map::new();
         for topic in topics {

@@ -13,7 +13,7 @@ impl Supplier for Client {
     }
 
     fn stalled(&self) -> Error {
-        stalled(self)
+        stalled(self, STALL_MS)
     }
 }
 
@@ -36,9 +36,9 @@ pub fn stopped_error(why: &Stopped, name: impl Fn(&Slot) -> String) -> Error {
 }
 
 /// What is said when nothing comes for so long.
-pub fn stalled(client: &Client) -> Error {
+pub fn stalled(client: &Client, after_ms: u64) -> Error {
     let why = client.complaint().unwrap_or_else(|| "no reason is known".to_owned());
-    Error::world(format!("Kafka has not delivered for {} s what it holds: {why}", STALL_MS / 1000))
+    Error::world(format!("Kafka has not delivered for {} s what it holds: {why}", after_ms / 1000))
         .hint("look whether all brokers are up")
         .passing()
 }

@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::chunk::{Origin, Shape};
-use self::client::Address;
+use self::client::{Address, Fault};
 use self::cursor::KinesisCursor;
 use self::hub::{Hub, Hubs, Mode, Subscriber};
 use self::positions::{Mark, Place, Start};
@@ -301,10 +301,14 @@ async fn sample(spec: &Spec) -> Result<Vec<Vec<u8>>> {
         };
         hub.subscribe(place.clone(), subscriber);
     }
-    let share = Share::new(starts, vec![Mark::sealed(); shards.len()], u64::MAX, usize::MAX);
-    let payloads = feed.sample(share, SAMPLE_RECORDS, SAMPLE_MS).await;
+    let mut share = Share::new(starts, vec![Mark::sealed(); shards.len()], u64::MAX, usize::MAX);
+    let payloads = feed.sample(&mut share, SAMPLE_RECORDS, SAMPLE_MS).await;
     feed.close();
-    payloads
+    let payloads = payloads?;
+    if payloads.is_empty() && !share.is_done() {
+        return Err(hub.client.error(Fault::Passing(format!("no answer in {} s", SAMPLE_MS / 1000))));
+    }
+    Ok(payloads)
 }
 
 #[async_trait]

@@ -1,6 +1,6 @@
 //! The Kafka client: asks the cluster, and fetches messages into a feed.
 //!
-//! Floor 3: uses `error` and its neighbours in `source::kafka`. **The only room that knows rdkafka.**
+//! Floor 3: uses `clock`, `error` and its neighbours in `source::kafka`. **The only room that knows rdkafka.**
 //!
 //! What it fetches may go into several feeds: targets of one process that read a source from the same positions share a
 //! client.
@@ -26,16 +26,19 @@ use super::chunk::Shape;
 use super::iam::Signer;
 use super::positions::Held;
 use super::settings::Settings;
+use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::source::feed::Feed;
 
 /// How long the cluster has for its first answer: the user waits for a clear error.
-const FIRST_ANSWER: Duration = Duration::from_secs(12);
-/// How long it has for any other.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How often, and after which pause, a partition is asked that is not settled yet: an election takes some seconds.
-const TRIES: u32 = 30;
+const FIRST_ANSWER: Duration = Duration::from_secs(11);
+/// How long it has for any other: it takes some ten seconds to find that a broker is gone and to elect another leader.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long one broker has for it, and the pause before the next is asked.
+const TRY: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long a process that ends waits for its clients.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How often a question looks whether the login was refused meanwhile.
 const REFUSAL_GLANCE: Duration = Duration::from_millis(50);
 /// Messages that librdkafka may hold, in KiB, over all partitions.
@@ -121,6 +124,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Questions, whose answers are small: a broker that is silent for 4 s is not asked again.
+    Asks,
+    /// Messages, which may be large. A broker that is silent for 20 s is left in time for another one to be read before the
+    /// reading gives up.
+    Fetches,
+}
+
+impl Role {
+    fn socket_timeout(self) -> &'static str {
+        match self {
+            Self::Asks => "4000",
+            Self::Fetches => "20000",
+        }
+    }
+}
+
 /// A partition that is to be fetched.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -161,7 +183,7 @@ impl Client {
     ///
     /// # Errors
     /// A setting that librdkafka refuses.
-    pub fn new(settings: &Settings, group: &str, shape: &Shape) -> Result<Self> {
+    pub fn new(settings: &Settings, role: Role, group: &str, shape: &Shape) -> Result<Self> {
         let said = Arc::<Mutex<Said>>::default();
         let commit_answered = Arc::<AtomicBool>::default();
         let signer = match settings.iam() {
@@ -169,7 +191,7 @@ impl Client {
             None => None,
         };
         let context = Context { said: Arc::clone(&said), signer, commit_answered: Arc::clone(&commit_answered) };
-        let consumer: Consumer = config(settings, group).create_with_context(context).map_err(refused_setting)?;
+        let consumer: Consumer = config(settings, role, group).create_with_context(context).map_err(refused_setting)?;
         let consumer = Arc::new(consumer);
         let (commands, received) = channel();
         let feeds = Feeds::default();
@@ -199,13 +221,13 @@ impl Client {
 
     /// Describes topics; waits for the first answer as long as a user would, and gives up at once where the login is refused.
     pub async fn describe(&self, topics: Vec<String>) -> Result<Vec<Described>> {
-        self.ask(FIRST_ANSWER, move |consumer| native::describe(consumer, &topics, FIRST_ANSWER)).await
+        self.insist(move |consumer| native::describe(consumer, &topics, TRY)).await
     }
 
     /// The names of all topics.
     pub async fn topic_names(&self) -> Result<Vec<String>> {
-        self.ask(FIRST_ANSWER, |consumer| {
-            let metadata = consumer.fetch_metadata(None, FIRST_ANSWER).map_err(|error| error.to_string())?;
+        self.insist(|consumer| {
+            let metadata = consumer.fetch_metadata(None, TRY).map_err(|error| error.to_string())?;
             Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
         })
         .await
@@ -213,24 +235,7 @@ impl Client {
 
     /// Offsets of partitions, in their order; -1 where no message is as young as the time asked for.
     pub async fn offsets(&self, partitions: Vec<(String, i32)>, which: Which) -> Result<Vec<i64>> {
-        let question = move |consumer: &Consumer| {
-            let mut tries = 0;
-            loop {
-                let answer = native::offsets(consumer, &partitions, which, ANSWER);
-                tries += 1;
-                // A partition that was just made, or has moved, does not know its own leader yet.
-                if !answer.as_ref().is_err_and(|words| native::is_unsettled(words)) || tries == TRIES {
-                    return answer;
-                }
-                std::thread::sleep(TRY_AGAIN);
-                // librdkafka keeps who led a partition at the first question, and asks that one for good, though it is
-                // told that the leader or its epoch is another: only new metadata ends that.
-                if let Err(error) = consumer.fetch_metadata(None, ANSWER) {
-                    tracing::debug!(%error, "the cluster does not say who leads its partitions");
-                }
-            }
-        };
-        self.ask(ANSWER, question).await
+        self.insist(move |consumer| native::offsets(consumer, &partitions, which, TRY)).await
     }
 
     /// What partitions hold now, in their order.
@@ -240,6 +245,32 @@ impl Client {
             self.offsets(partitions, Which::LastStable)
         )?;
         Ok(earliest.into_iter().zip(ends).map(|(earliest, end)| Held { earliest, end }).collect())
+    }
+
+    /// Asks again until there is an answer, which a broker that has gone, or a partition between two leaders, may take some
+    /// tries for.
+    async fn insist<T: Send + 'static>(
+        &self,
+        question: impl Fn(&Consumer) -> Result<T, String> + Send + 'static,
+    ) -> Result<T> {
+        let patience = if self.answered.load(Ordering::Relaxed) { ANSWER } else { FIRST_ANSWER };
+        let watch = Stopwatch::start();
+        let question = move |consumer: &Consumer| {
+            loop {
+                let answer = question(consumer);
+                let is_denied = answer.as_ref().is_err_and(|words| words.contains("authorization failed"));
+                if answer.is_ok() || is_denied || u128::from(watch.elapsed_ms()) >= patience.as_millis() {
+                    return answer;
+                }
+                std::thread::sleep(TRY_AGAIN);
+                // librdkafka keeps who led a partition, and who knows about topics, at the first question, and asks that one
+                // for good, though it is silent, or says that the leader or its epoch is another: only new metadata ends that.
+                if let Err(error) = consumer.fetch_metadata(None, TRY) {
+                    tracing::debug!(%error, "the cluster does not say who leads its partitions");
+                }
+            }
+        };
+        self.ask(patience, question).await
     }
 
     /// Asks in a thread that may block.
@@ -347,12 +378,18 @@ impl Drop for Client {
 /// Threads of clients that were dropped.
 static LEAVING: Mutex<Vec<std::thread::JoinHandle<()>>> = Mutex::new(Vec::new());
 
-/// Waits until clients that were dropped have said goodbye to their clusters: a few milliseconds, at most two seconds.
+/// Waits until clients that were dropped have said goodbye to their clusters: a few milliseconds, at most two seconds. A group
+/// that may not be written, or whose coordinator is away, would keep them for longer.
 pub fn farewell() {
-    let leaving = std::mem::take(&mut *lock(&LEAVING));
-    for thread in leaving {
+    let watch = Stopwatch::start();
+    let mut leaving = std::mem::take(&mut *lock(&LEAVING));
+    while u128::from(watch.elapsed_ms()) < FAREWELL.as_millis() {
         // A thread that panicked has nothing more to say.
-        let _ = thread.join();
+        leaving.retain(|thread| !thread.is_finished());
+        if leaving.is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -390,7 +427,7 @@ fn refused_setting(error: KafkaError) -> Error {
     }
 }
 
-fn config(settings: &Settings, group: &str) -> ClientConfig {
+fn config(settings: &Settings, role: Role, group: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     if (config.log_level as i32) < RDKafkaLogLevel::Info as i32 {
         // Here it says why a connection ended.
@@ -405,6 +442,9 @@ fn config(settings: &Settings, group: &str) -> ClientConfig {
         ("queued.max.messages.kbytes", PREFETCHED_KIB),
         ("reconnect.backoff.max.ms", "5000"),
         ("socket.keepalive.enable", "true"),
+        ("socket.timeout.ms", role.socket_timeout()),
+        // We are no member of the group; but this is how long a client that ends waits for the group's coordinator.
+        ("session.timeout.ms", "6000"),
         ("allow.auto.create.topics", "false"),
     ];
     for (key, value) in defaults {

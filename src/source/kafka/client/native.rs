@@ -401,11 +401,6 @@ pub fn offsets<C: ConsumerContext>(
     partitions.iter().map(offset).collect()
 }
 
-/// Whether an answer of [`offsets`] may be another one in a moment: a partition has no leader, or a new one.
-pub fn is_unsettled(words: &str) -> bool {
-    words.starts_with("partition ") || words.contains("No leaders found")
-}
-
 fn millis(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }

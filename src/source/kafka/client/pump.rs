@@ -72,7 +72,9 @@ pub(super) struct Pump {
     shape: Shape,
     /// Naps until the first assignment, for others to join.
     gathering: u32,
-    /// A partition no longer delivers: nobody may join.
+    /// How many of the wanted were assigned, or need not be.
+    assigned: usize,
+    /// A partition no longer delivers, or what was delivered had no taker: nobody may join.
     stopped: bool,
 }
 
@@ -96,6 +98,7 @@ impl Pump {
             names: HashMap::new(),
             shape,
             gathering: 0,
+            assigned: 0,
             stopped: false,
         }
     }
@@ -201,10 +204,11 @@ impl Pump {
         self.feeds().iter().for_each(|feed| feed.stop(why.clone()));
     }
 
-    /// Assigns everything that is not at its end, each partition at the offset that comes next.
+    /// Assigns what is new and not at its end, each partition at the offset that comes next. What is assigned already stays as
+    /// it is: assigned anew, a partition would no longer be forwarded to the data queue.
     fn assign(&mut self, queue: &DataQueue<Context>) {
         let mut list = TopicPartitionList::new();
-        for one in self.wanted.iter().filter(|one| one.from < one.until) {
+        for one in self.wanted[self.assigned..].iter().filter(|one| one.from < one.until) {
             queue.adopt(&one.topic, one.partition);
             let added = list.add_partition_offset(&one.topic, one.partition, Offset::Offset(one.from));
             if let Err(error) = added {
@@ -213,8 +217,9 @@ impl Pump {
         }
         // Names of topics are looked up anew: their handles may change.
         self.names.clear();
-        if let Err(error) = self.consumer.assign(&list) {
-            tracing::warn!(%error, "partitions could not be assigned");
+        self.assigned = self.wanted.len();
+        if let Err(error) = self.consumer.incremental_assign(&list) {
+            self.stop(&Stopped::Broken(format!("partitions cannot be assigned: {error}")));
         }
     }
 
@@ -241,7 +246,10 @@ impl Pump {
     /// A batch into pieces, one for each lane, and each of them into every feed.
     fn deliver(&mut self, batch: &Batch<'_>) -> Result<()> {
         let feeds = self.feeds();
-        let Some(lanes) = feeds.first().map(|feed| feed.lanes()) else { return Ok(()) };
+        let Some(lanes) = feeds.first().map(|feed| feed.lanes()) else {
+            self.stopped = true;
+            return Ok(());
+        };
         let rows = batch.len() / lanes + 1;
         let mut open: Vec<Option<Open>> = (0..lanes).map(|_| None).collect();
         for message in batch.iter() {
@@ -312,7 +320,10 @@ impl Pump {
             | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
             | Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION => self.stop(&Stopped::Gone(slot)),
             Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED => self.stop(&Stopped::Refused(text)),
-            Code::RD_KAFKA_RESP_ERR__BAD_MSG | Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION => {
+            // Of these librdkafka skips the whole batch.
+            Code::RD_KAFKA_RESP_ERR__BAD_MSG
+            | Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION
+            | Code::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED => {
                 self.stop(&Stopped::Broken(format!("a message cannot be unpacked: {text}")));
             }
             // The rest passes: librdkafka tries again by itself.
