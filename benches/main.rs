@@ -44,6 +44,9 @@ mod kinesis;
 #[allow(dead_code, reason = "the tests use more of it")]
 mod proxy;
 mod streams;
+#[path = "../tests/support/time.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod time;
 mod topics;
 
 /// Keeps how long each epoch took.

@@ -34,6 +34,9 @@ const FOLD_AT: usize = 500;
 /// The mark of what was folded.
 const FOLDED: &str = "log/_folded.json";
 
+/// Beside the logs of several instances: how many they are.
+const INSTANCES: &str = "instances";
+
 const TRIES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -158,6 +161,22 @@ impl EpochLog {
         let listed = listed.map_err(|error| store::failed(format!("cannot list `{folder}`"), error))?;
         let names = listed.common_prefixes.iter().filter_map(|path| path.filename());
         Ok(names.filter(|name| name.contains("-of-")).map(|name| folder.join(name)).collect())
+    }
+
+    /// How many instances fill a target together: what the first of them said. It is put if absent, so that two who begin at
+    /// once do not both believe to be the first.
+    pub async fn instances(folder: &Location, count: u32) -> Result<u32> {
+        let path = folder.join(INSTANCES);
+        let payload = PutPayload::from(count.to_string());
+        let put = path.store().put_opts(path.path(), payload, PutOptions::from(PutMode::Create)).await;
+        let read = async { path.store().get(path.path()).await?.bytes().await };
+        // Whatever became of the put, what lies there counts.
+        let text =
+            read.await.map_err(|error| store::failed(format!("cannot read `{path}`"), put.err().unwrap_or(error)))?;
+        std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            Error::data(format!("`{path}` does not say how many instances fill the table"))
+                .hint("pinsql writes this file itself: put back what was in it")
+        })
     }
 
     /// Reads the newest entry again, after an error.

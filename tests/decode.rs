@@ -465,8 +465,8 @@ fn mutated(random: &mut StdRng) -> Vec<u8> {
             members.push(format!("{:?}:{}", key, random_value(random, key)));
         }
     }
-    if random.random_bool(0.2) {
-        members.swap_remove(random.random_range(0..members.len().max(1)).min(members.len().saturating_sub(1)));
+    if !members.is_empty() && random.random_bool(0.2) {
+        members.swap_remove(random.random_range(0..members.len()));
     }
     let comma = [",", ", ", "\n , "][random.random_range(0..3)];
     let mut text = format!("{{{}}}", members.join(comma)).into_bytes();

@@ -117,6 +117,43 @@ async fn many_epochs_give_the_table_of_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_says_how_large_its_epochs_and_files_are_and_where_its_quarantine_is() {
+    let world = World::new();
+    let of = |name: &str, properties: &str| {
+        format!("CREATE STREAMING TABLE {name} TBLPROPERTIES ({properties}) AS SELECT id, text FROM STREAM f;\n")
+    };
+    world.write(
+        "sql/t.sql",
+        "CREATE EXTERNAL TABLE f (id BIGINT, text STRING) STORED AS JSON LOCATION 'in';\n".to_owned()
+            + &of("plain", "'pinsql.trigger' = '1s'")
+            + &of("small", "'pinsql.max_records' = '3', 'pinsql.quarantine' = 'bad'")
+            + &of("fine", "'pinsql.target_file_size' = '100kb'"),
+    );
+    for file in 0..10 {
+        let text = || format!("{:x}{:x}{:x}", rand::random::<u128>(), rand::random::<u128>(), rand::random::<u128>());
+        let line = |id: i64| json!({"id": id, "text": text()}).to_string();
+        let lines: Vec<String> = (0..1000).map(|id| line(file * 1000 + id)).chain(["bad".to_owned()]).collect();
+        world.write(&format!("in/{file}.json"), lines.join("\n"));
+    }
+    let summary = world.run().await;
+    let epochs = |name: &str| table(&summary, name).epochs;
+    assert_eq!((epochs("plain"), epochs("small"), epochs("fine")), (1, 4, 1), "{summary:?}");
+    for (quarantine, is_there) in [("plain_quarantine", true), ("bad", true), ("small_quarantine", false)] {
+        assert_eq!(world.path(&format!("lake/{quarantine}")).exists(), is_there, "{quarantine}");
+    }
+    assert_eq!(world.query("SELECT count(*) AS n FROM bad").await, [json!({"n": 10})]);
+    let files = |name: &str| {
+        let entries = std::fs::read_dir(world.path(&format!("lake/{name}"))).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "parquet")).count()
+    };
+    assert!(files("plain") < files("fine"), "{} {}", files("plain"), files("fine"));
+    for name in ["plain", "small", "fine"] {
+        let sql = format!("SELECT count(*) AS n, count(DISTINCT id) AS ids FROM {name}");
+        assert_eq!(world.query(&sql).await, [json!({"n": 10_000, "ids": 10_000})], "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_timestamp_may_be_far_away() {
     let rows = world().query("SELECT CAST('9999-12-31 23:59:59' AS TIMESTAMP) AS t, TIMESTAMP '1600-01-01' AS u").await;
     assert_eq!(rows, [json!({"t": "9999-12-31T23:59:59", "u": "1600-01-01T00:00:00"})]);

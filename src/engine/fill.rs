@@ -30,7 +30,7 @@ use crate::sql::lineage;
 use crate::sql::statement::{Action, CreateTarget, Statement};
 use crate::store::Location;
 use crate::stream::write::{Target, plan_error};
-use crate::stream::{self, Following, Planned, Planner, Query, Stream, quarantine};
+use crate::stream::{self, Following, Pauses, Planned, Planner, Query, RUN_TRIES, Stream, quarantine};
 
 /// From one epoch of a stream to the next where nothing else is said.
 pub(super) const TRIGGER: Duration = Duration::from_secs(1);
@@ -96,8 +96,9 @@ impl Engine {
         let mut query = self.query(statement, target, home, &prepared, &planner);
         query.share = options.slot;
         query.company = task.company;
-        if std::mem::take(over) {
+        if *over {
             query.start_over().await?;
+            *over = false;
         }
         query.follow(&following, &self.stop, report).await.map(Some)
     }
@@ -131,7 +132,20 @@ impl Engine {
     ) -> Result<()> {
         let home = self.home(target, None).await?;
         let Some(prepared) = self.prepared(statement, target, None, over).await? else { return Ok(()) };
-        self.refresh_prepared(statement, target, (home, &prepared), over, report).await.map(drop)
+        let (mut home, mut tries, mut pauses) = (Some(home), 0, Pauses::default());
+        loop {
+            let home = match home.take() {
+                Some(home) => home,
+                None => self.home(target, None).await?,
+            };
+            let result = self.refresh_prepared(statement, target, (home, &prepared), over, report).await;
+            let Err(error) = result else { return Ok(()) };
+            tries += 1;
+            if !error.is_passing() || tries > RUN_TRIES || self.stop.pause(pauses.longer()).await {
+                return Err(error);
+            }
+            tracing::warn!(table = report.table, %error, "the view was not computed; it is tried again");
+        }
     }
 
     /// The same for a view that is planned; answers what its inputs are now.
@@ -168,7 +182,8 @@ impl Engine {
     pub(super) async fn home(&self, target: &CreateTarget, slot: Option<SlotOf>) -> Result<Home> {
         let name = &target.name.value;
         let table = self.catalog.table(name).await?;
-        let shared = table.version().await.is_some() && self.agree_on_slots(&table, target, slot).await?;
+        let is_there = table.version().await.is_some();
+        let shared = (is_there || slot.is_some()) && self.agree_on_slots(&table, target, slot).await?;
         let log = EpochLog::open(log_folder(&table, name, slot)).await?;
         if log.last().is_none() && table.version().await.is_some() && !shared {
             return Err(Error::conflict(format!(
@@ -191,17 +206,23 @@ impl Engine {
         let name = &target.name.value;
         let folder = log_folder(table, name, None);
         let logs = EpochLog::slots(&folder).await?;
-        let count = |log: &Location| log.path().filename()?.split_once("-of-")?.1.parse::<u32>().ok();
-        let Some(there) = logs.iter().find_map(count) else {
-            if slot.is_some() && EpochLog::open(folder).await?.last().is_some() {
-                return Err(Error::conflict(format!("`{name}` is filled by one instance, without `--slot`"))
-                    .at(target.name.place.clone())
-                    .hint("leave `--slot` out, or give the shared table another name"));
+        let there = match slot {
+            Some(slot) => {
+                if EpochLog::open(folder.clone()).await?.last().is_some() {
+                    return Err(Error::conflict(format!("`{name}` is filled by one instance, without `--slot`"))
+                        .at(target.name.place.clone())
+                        .hint("leave `--slot` out, or give the shared table another name"));
+                }
+                EpochLog::instances(&folder, slot.count).await?
             }
-            return Ok(false);
+            None => {
+                let count = |log: &Location| log.path().filename()?.split_once("-of-")?.1.parse::<u32>().ok();
+                let Some(there) = logs.iter().find_map(count) else { return Ok(false) };
+                there
+            }
         };
         if slot.map(|slot| slot.count) == Some(there) {
-            return Ok(true);
+            return Ok(!logs.is_empty());
         }
         let last = there.saturating_sub(1);
         Err(Error::conflict(format!("`{name}` is shared by {there} instances"))

@@ -91,6 +91,8 @@ impl<P: Progress> Piece<P> {
 pub enum Stopped {
     /// The offset that was asked for is not there: too old, or from another life of the topic.
     OutOfRange(Slot),
+    /// The partition lost what it held from this offset on, in an election, and may hold other messages there by now.
+    Truncated(Slot, i64),
     /// The partition or its topic is gone.
     Gone(Slot),
     /// The cluster refuses.
@@ -270,6 +272,13 @@ impl<P: Progress> Feed<P> {
     /// By slot, how far the newest piece brings it.
     pub fn fetched(&self) -> Vec<P> {
         self.lock().fetched.clone()
+    }
+
+    /// Brings a slot on without a piece, where it is not further already.
+    pub fn reach(&self, slot: Slot, place: &P) {
+        if let Some(fetched) = self.lock().fetched.get_mut(slot) {
+            advance(fetched, place);
+        }
     }
 
     /// How far the newest piece brings one slot.

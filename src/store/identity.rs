@@ -9,6 +9,7 @@ use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 
@@ -54,6 +55,12 @@ pub struct Purpose {
     pub region_option: &'static str,
     /// The name of a role's session where none is said.
     pub session: &'static str,
+}
+
+/// Whether keys that could not be had may come in a moment: a service that gave no answer may give one; a file that is not
+/// there stays away.
+pub fn may_come(error: &CredentialsError) -> bool {
+    matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_))
 }
 
 impl Identity {

@@ -9,12 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_config::BehaviorVersion;
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::{BackoffConfig, ClientOptions, CredentialProvider, RetryConfig};
 use tokio::sync::Mutex;
 
 use super::Settings;
+use super::identity::may_come;
 use crate::clock::{self, Clock};
 use crate::error::{Error, Result};
 
@@ -71,10 +73,10 @@ struct Chain {
 }
 
 impl Chain {
-    fn is_fresh(&self, credentials: &Credentials) -> bool {
+    /// Whether credentials are good for more than so many seconds.
+    fn lasts(&self, credentials: &Credentials, seconds: i64) -> bool {
         credentials.expiry().is_none_or(|expiry| {
-            chrono::DateTime::<chrono::Utc>::from(expiry) - self.clock.now()
-                > chrono::Duration::seconds(RENEW_SECONDS_BEFORE)
+            chrono::DateTime::<chrono::Utc>::from(expiry) - self.clock.now() > chrono::Duration::seconds(seconds)
         })
     }
 }
@@ -86,13 +88,18 @@ impl CredentialProvider for Chain {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let mut cached = self.cached.lock().await;
         if let Some((credentials, credential)) = &*cached
-            && self.is_fresh(credentials)
+            && self.lasts(credentials, RENEW_SECONDS_BEFORE)
         {
             return Ok(Arc::clone(credential));
         }
-        let credentials = self.provider.provide_credentials().await.map_err(|error| {
-            object_store::Error::Unauthenticated { path: "AWS credentials".to_owned(), source: Box::new(error) }
-        })?;
+        let credentials = match (self.provider.provide_credentials().await, &*cached) {
+            (Ok(credentials), _) => credentials,
+            // Who hands them out is away for a moment, and these are still good.
+            (Err(_), Some((credentials, credential))) if self.lasts(credentials, 0) => {
+                return Ok(Arc::clone(credential));
+            }
+            (Err(error), _) => return Err(no_credentials(error)),
+        };
         let credential = Arc::new(AwsCredential {
             key_id: credentials.access_key_id().to_owned(),
             secret_key: credentials.secret_access_key().to_owned(),
@@ -100,5 +107,13 @@ impl CredentialProvider for Chain {
         });
         *cached = Some((credentials, Arc::clone(&credential)));
         Ok(credential)
+    }
+}
+
+fn no_credentials(error: CredentialsError) -> object_store::Error {
+    match may_come(&error) {
+        // What is of no known kind passes.
+        true => object_store::Error::Generic { store: "S3", source: Box::new(error) },
+        false => object_store::Error::Unauthenticated { path: "AWS credentials".to_owned(), source: Box::new(error) },
     }
 }

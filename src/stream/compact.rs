@@ -37,6 +37,21 @@ pub fn is_small(file: &Add, target_bytes: u64) -> bool {
     file.size < i64::try_from(target_bytes).unwrap_or(i64::MAX) / 2
 }
 
+/// How many files, of the smallest, are worth one merge: not one that is so large that the others together add little to it.
+/// A few rows every hour must not have all that came before rewritten with them. The sizes ascend.
+pub fn worth_merging(sizes: &[i64]) -> usize {
+    let mut rest: i64 = sizes.iter().sum();
+    let mut count = sizes.len();
+    while let Some(largest) = count.checked_sub(1).and_then(|last| sizes.get(last)) {
+        rest -= largest;
+        if rest.saturating_mul(LIKE) >= *largest {
+            break;
+        }
+        count -= 1;
+    }
+    count
+}
+
 /// The values of a file's partition columns, by their names.
 type Partition = Vec<(String, Option<String>)>;
 
@@ -126,10 +141,21 @@ impl Compactor {
             let class = if since.elapsed_ms() >= AGE_MS { u32::MAX } else { add.size.max(1).ilog(LIKE) };
             classes.entry((class, partition(add))).or_default().push(index);
         }
-        let is_due = |class: u32, count: usize| count >= if class == u32::MAX { FEW } else { TOGETHER };
-        let mut due = classes.into_iter().find(|((class, _), files)| is_due(*class, files.len()))?.1;
+        let due = classes.into_iter().map(|((class, _), files)| match class {
+            u32::MAX => (FEW, self.worthy(files)),
+            _ => (TOGETHER, files),
+        });
+        let mut due = due.into_iter().find(|(enough, files)| files.len() >= *enough)?.1;
         due.sort_unstable_by(|a, b| b.cmp(a));
         Some(due.into_iter().map(|index| self.small.swap_remove(index).0).collect())
+    }
+
+    /// Those of some files that one merge is worth.
+    fn worthy(&self, mut files: Vec<usize>) -> Vec<usize> {
+        let size = |index: &usize| self.small[*index].0.size;
+        files.sort_unstable_by_key(size);
+        files.truncate(worth_merging(&files.iter().map(size).collect::<Vec<_>>()));
+        files
     }
 
     /// Waits a moment for the merge that runs, and gives it up.

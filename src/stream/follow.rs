@@ -18,6 +18,8 @@ use crate::source::Limits;
 
 /// How often a waiting query looks whether so much has come that the trigger need not be waited for.
 const GLANCE: Duration = Duration::from_millis(100);
+/// The least pause behind a look that found nothing, where the trigger is none at all.
+const IDLE: Duration = Duration::from_millis(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -107,10 +109,10 @@ impl Query<'_> {
             }
             let limits = Limits { time: Some(time), ..following.limits };
             let inputs = next_inputs(&mut cursors, &limits).await?;
-            let mut behind = false;
+            let (mut behind, mut idle) = (false, true);
             if !inputs.is_empty() {
                 let done = self.closing_epoch(&mut cursors, inputs, stop).await?;
-                behind = done.counts.lag > 0;
+                (behind, idle) = (done.counts.lag > 0, done.is_nothing);
                 self.tell(&done, watch.elapsed_ms(), report);
                 time = (time * 2).min(LONGEST_EPOCH.max(following.trigger));
                 if let Some(entry) = self.log.last().and_then(|entry| entry.table.as_ref()) {
@@ -120,7 +122,8 @@ impl Query<'_> {
                 self.tidy(&mut compactor).await;
             }
             if !behind {
-                await_trigger(&cursors, following, watch, stop).await;
+                let trigger = if idle { following.trigger.max(IDLE) } else { following.trigger };
+                await_trigger(&cursors, &Following { trigger, ..*following }, watch, stop).await;
             }
         }
         compactor.settle().await;

@@ -45,7 +45,7 @@ const FIRST_EPOCH: Duration = Duration::from_millis(500);
 /// How long an epoch reads at most.
 const LONGEST_EPOCH: Duration = Duration::from_secs(8);
 /// How often a run tries again what passes.
-const RUN_TRIES: u32 = 3;
+pub const RUN_TRIES: u32 = 3;
 
 /// Turns the leaves of one epoch into a plan.
 #[async_trait]
@@ -179,7 +179,10 @@ impl Query<'_> {
         let mut cursors = match cursors {
             Some(cursors) => cursors,
             None => {
-                self.reopen().await?;
+                tokio::select! {
+                    reopened = self.reopen() => reopened?,
+                    () = stop.stopped() => return Ok(()),
+                }
                 let Some(opened) = self.open(false, stop).await? else { return Ok(()) };
                 opened
             }
@@ -187,7 +190,11 @@ impl Query<'_> {
         let mut time = FIRST_EPOCH;
         while !stop.is_stopped() {
             let watch = Stopwatch::start();
-            let inputs = next_inputs(&mut cursors, &Limits { time: Some(time), ..limits }).await?;
+            let limits = Limits { time: Some(time), ..limits };
+            let inputs = tokio::select! {
+                inputs = next_inputs(&mut cursors, &limits) => inputs?,
+                () = stop.stopped() => break,
+            };
             if inputs.is_empty() {
                 break;
             }

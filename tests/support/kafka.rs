@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
@@ -27,9 +26,12 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 use tempfile::TempDir;
+
+use super::time::{PATIENCE, until};
 
 /// The user of the SASL listeners, by PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512.
 pub const USER: &str = "alice";
@@ -40,8 +42,8 @@ pub const KEY_PASSWORD: &str = "key-secret";
 /// The password of the PKCS12 key store.
 pub const STORE_PASSWORD: &str = "store-secret";
 
-/// How long anything may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long one question may take.
+const TRY: Duration = Duration::from_secs(5);
 
 /// The broker's listeners and their protocols, in the order of its ports; the last one is for itself.
 const LISTENERS: [(&str, &str); 6] = [
@@ -146,15 +148,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A number that nobody else has: not another test, and hardly another process.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-/// Waits until something holds.
-fn until(complaint: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{complaint}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Runs a command to its end, which must be good.
@@ -389,10 +382,30 @@ pub struct Kafka {
     // Before the folder, which goes when the process is gone.
     process: Mutex<Option<Process>>,
     folder: TempDir,
+    cluster: String,
     ports: [u16; LISTENERS.len()],
     secured: bool,
     /// One for all: ending one takes 100 ms.
     admin: OnceLock<AdminClient<DefaultClientContext>>,
+}
+
+/// One more broker of a cluster.
+pub struct Broker {
+    // Before the folder, which goes when the process is gone.
+    process: Option<Process>,
+    folder: TempDir,
+}
+
+impl Broker {
+    /// Kills it where it stands (SIGKILL).
+    pub fn kill(&mut self) {
+        self.process.take();
+    }
+
+    /// Starts it again, where it does not run.
+    pub fn start(&mut self) {
+        self.process.get_or_insert_with(|| Process::start(self.folder.path()));
+    }
 }
 
 impl Kafka {
@@ -416,7 +429,10 @@ impl Kafka {
     fn new(secured: bool, session_ms: u32) -> Self {
         let folder = TempDir::with_prefix("pinsql-kafka-").expect("a folder");
         let ports = free_ports();
-        let mut kafka = Self { process: Mutex::new(None), folder, ports, secured, admin: OnceLock::new() };
+        // Sixteen bytes in base64 without padding.
+        let cluster = format!("{:016x}{:05x}A", random(), random() & 0xf_ffff);
+        let (process, admin) = (Mutex::new(None), OnceLock::new());
+        let mut kafka = Self { process, folder, cluster, ports, secured, admin };
         if secured {
             let passwords = [KEY_PASSWORD, STORE_PASSWORD];
             let mut command = Command::new("bash");
@@ -479,13 +495,35 @@ impl Kafka {
         text
     }
 
-    /// Prepares the folder for its data.
-    fn format(&self) {
-        // Sixteen bytes in base64 without padding.
-        let cluster = format!("{:016x}{:05x}A", random(), random() & 0xf_ffff);
+    /// The command that prepares a folder for the data of a broker of this cluster.
+    fn formatting(&self, folder: &Path) -> Command {
         let mut command = Command::new("java");
         command.args(["-XX:TieredStopAtLevel=1", "-cp", class_path(), "kafka.tools.StorageTool", "format"]);
-        command.args(["--standalone", "-t", &cluster, "-c"]).arg(self.file("server.properties"));
+        command.args(["-t", &self.cluster, "-c"]).arg(folder.join("server.properties"));
+        command
+    }
+
+    /// One more broker of this cluster; the first one is number 1, and its controller.
+    pub fn join(&self, id: i32) -> Broker {
+        let folder = TempDir::with_prefix("pinsql-kafka-").expect("a folder");
+        let ([port, ..], [.., controller]) = (free_ports(), self.ports);
+        let properties = PROPERTIES.replace("roles=broker,controller", "roles=broker");
+        let text = format!(
+            "{}broker.session.timeout.ms={MORTAL_SESSION_MS}\nlisteners=PLAINTEXT://127.0.0.1:{port}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n\
+             controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n",
+            properties.replace("node.id=1", &format!("node.id={id}")),
+            folder.path().join("data").display(),
+        );
+        std::fs::write(folder.path().join("server.properties"), text).expect("the settings");
+        run(self.formatting(folder.path()).arg("--no-initial-controllers"), "kafka.tools.StorageTool");
+        Broker { process: Some(Process::start(folder.path())), folder }
+    }
+
+    /// Prepares the folder for its data.
+    fn format(&self) {
+        let mut command = self.formatting(self.folder.path());
+        command.arg("--standalone");
         if self.secured {
             for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
                 command.arg("--add-scram").arg(format!("{mechanism}=[name={USER},password={PASSWORD}]"));
@@ -591,7 +629,16 @@ impl Kafka {
 
     /// Creates a topic with settings of its own, and waits until it can be used.
     pub fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let start = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        self.create(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), settings);
+    }
+
+    /// Creates a topic of one partition, which lies on these brokers; the first of them leads it.
+    pub fn create_topic_on(&self, topic: &str, brokers: &[i32], settings: &[(&str, &str)]) {
+        self.create(NewTopic::new(topic, 1, TopicReplication::Variable(&[brokers])), settings);
+    }
+
+    fn create(&self, start: NewTopic<'_>, settings: &[(&str, &str)]) {
+        let (topic, partitions) = (start.name, start.num_partitions);
         let new = settings.iter().fold(start, |new, (name, value)| new.set(name, value));
         until(&format!("topic `{topic}` is not created"), || {
             let done = block_on(self.admin().create_topics([&new], &AdminOptions::new())).expect("an answer");
@@ -642,9 +689,26 @@ impl Kafka {
         names.filter_map(|name| name.strip_prefix(topic)?.strip_prefix('-')?.parse::<u32>().ok()).next().is_some()
     }
 
+    /// What the cluster says of a topic; asked more than once, as a broker that was just killed does not answer.
+    fn metadata(&self, topic: &str) -> Metadata {
+        let mut answer = None;
+        until(&format!("nobody says anything of `{topic}`"), || {
+            answer = self.admin().inner().fetch_metadata(Some(topic), TRY).ok();
+            answer.is_some()
+        });
+        answer.expect("the topic's metadata")
+    }
+
+    /// The broker that leads the first partition of a topic, and those whose copies are up to date.
+    pub fn leader(&self, topic: &str) -> (i32, Vec<i32>) {
+        let metadata = self.metadata(topic);
+        let partition = &metadata.topics()[0].partitions()[0];
+        (partition.leader(), partition.isr().to_vec())
+    }
+
     /// How many partitions a topic has, of which each has a leader; 0 when it does not exist or is not ready.
-    fn partitions(&self, topic: &str) -> i32 {
-        let metadata = self.admin().inner().fetch_metadata(Some(topic), PATIENCE).expect("the topic's metadata");
+    pub fn partitions(&self, topic: &str) -> i32 {
+        let metadata = self.metadata(topic);
         let topic = &metadata.topics()[0];
         let ready = topic.error().is_none() && topic.partitions().iter().all(|one| one.leader() >= 0);
         if ready { topic.partitions().len() as i32 } else { 0 }
@@ -719,7 +783,7 @@ impl Kafka {
         let ask = |partition| {
             let mut answer = None;
             until(&format!("partition {partition} of `{topic}` does not say its offsets"), || {
-                answer = asker.fetch_watermarks(topic, partition, PATIENCE).ok();
+                answer = asker.fetch_watermarks(topic, partition, TRY).ok();
                 answer.is_some()
             });
             (partition, answer.expect("the watermarks"))

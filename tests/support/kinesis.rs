@@ -35,9 +35,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::proxy::{Framing, Head, copy_body, invalid, line, send};
-
-/// How long anything may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+use super::time::{PATIENCE, until};
 
 /// The keys and the region that every server takes.
 const KEYS: [(&str, &str); 4] = [
@@ -117,15 +115,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A number that nobody else has: not another test, and hardly another process.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-/// Waits until something holds.
-fn until(complaint: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{complaint}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Where the servers are, installed where they are not there yet.
@@ -617,6 +606,8 @@ pub enum Verdict {
     Throttle,
     /// 500, InternalFailure.
     Fail,
+    /// 400, ResourceNotFoundException.
+    Missing,
     /// 400, ExpiredIteratorException.
     Expire,
     /// 200 without records, a second behind, with the same iterator as the next one: for GetRecords alone.
@@ -764,6 +755,7 @@ impl Gate {
                 refuse(to, 400, "ProvisionedThroughputExceededException", &call.excess())?;
             }
             Verdict::Fail => refuse(to, 500, "InternalFailure", "made by the test")?,
+            Verdict::Missing => refuse(to, 400, "ResourceNotFoundException", "made by the test")?,
             Verdict::Expire => refuse(to, 400, "ExpiredIteratorException", "Iterator expired: made by the test")?,
             Verdict::Empty => {
                 let next = &call.request["ShardIterator"];

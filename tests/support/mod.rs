@@ -7,4 +7,5 @@ pub mod kinesis;
 pub mod proxy;
 pub mod services;
 pub mod stores;
+pub mod time;
 pub mod world;

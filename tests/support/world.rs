@@ -73,7 +73,10 @@ impl World {
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        // Whoever lists the folder meanwhile sees all of it, or nothing.
+        let hidden = path.with_file_name(format!(".{}", path.file_name().unwrap().to_string_lossy()));
+        std::fs::write(&hidden, text).unwrap();
+        std::fs::rename(hidden, path).unwrap();
     }
 
     pub async fn open(&self, paths: &[&str]) -> Result<(Engine, Arc<Told>)> {

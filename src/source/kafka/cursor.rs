@@ -50,6 +50,8 @@ struct Reading {
 /// Topics that are being read.
 pub struct KafkaCursor {
     spec: Arc<Spec>,
+    /// Who reads.
+    query: String,
     /// Asks, and writes the group's offsets.
     client: Arc<Client>,
     /// Fetches; another target's, where they share it. It has connections of its own: a broker answers one request of a
@@ -105,6 +107,7 @@ impl KafkaCursor {
             follow: opening.follow,
             share: opening.share,
             unpinned: opening.committed.is_none(),
+            query: opening.query.to_owned(),
             saved,
             readings: Vec::new(),
             next: Vec::new(),
@@ -114,6 +117,7 @@ impl KafkaCursor {
             spec,
         };
         cursor.refuse_another(&survey)?;
+        cursor.count_gone(&survey);
         let wanted = cursor.adopt(survey, opening.committed.is_none()).await?;
         cursor.fetch(wanted, opening.query, opening.company).await?;
         Ok(cursor)
@@ -139,12 +143,22 @@ impl KafkaCursor {
         Ok(())
     }
 
-    /// Topics that were read and are not found. One that the source no longer names is not missed.
-    fn gone(spec: &Spec, saved: &Saved, survey: &Survey) -> Option<String> {
+    /// Topics that were read, are not found, and are not known to be gone. One that the source no longer names is not missed.
+    fn gone<'a>(spec: &Spec, saved: &'a Saved, survey: &Survey) -> impl Iterator<Item = &'a String> {
         let names: BTreeSet<&str> = survey.topics.iter().map(|topic| topic.name.as_str()).collect();
-        let was_read = |known: &SavedTopic| known.next.iter().any(Option::is_some);
-        let mut known = saved.topics.iter().filter(|(_, known)| was_read(known)).map(|(topic, _)| topic);
-        known.find(|topic| spec.names(topic) && !names.contains(topic.as_str())).cloned()
+        let was_read = |known: &SavedTopic| !known.gone && known.next.iter().any(Option::is_some);
+        let known = saved.topics.iter().filter(move |(_, known)| was_read(known)).map(|(topic, _)| topic);
+        known.filter(move |topic| spec.names(topic) && !names.contains(topic.as_str()))
+    }
+
+    /// What topics held that are gone is lost, and counted once. Their positions stay: should one come again, its id says
+    /// whether it is the same.
+    fn count_gone(&mut self, survey: &Survey) {
+        let gone: Vec<String> = Self::gone(&self.spec, &self.saved, survey).cloned().collect();
+        self.lost.unknown |= !gone.is_empty();
+        for topic in gone {
+            self.saved.topics.entry(topic).or_default().gone = true;
+        }
     }
 
     /// Another topic has the name of one that was read.
@@ -181,7 +195,9 @@ impl KafkaCursor {
     async fn adopt(&mut self, survey: Survey, first: bool) -> Result<Vec<Wanted>> {
         let starts = self.starts(&survey, first).await?;
         for topic in &survey.topics {
-            self.saved.topics.entry(topic.name.clone()).or_default().id.clone_from(&topic.id);
+            let known = self.saved.topics.entry(topic.name.clone()).or_default();
+            known.id.clone_from(&topic.id);
+            known.gone = false;
         }
         let mut wanted = Vec::new();
         for ((reading, held), from) in survey.readings.into_iter().zip(survey.held).zip(starts) {
@@ -225,6 +241,9 @@ impl KafkaCursor {
 
     fn resumed(&mut self, reading: &Reading, next: i64, held: Held) -> Result<i64> {
         let Reading { topic, partition } = reading;
+        // What it holds from there on is not what was read.
+        let cut = self.spec.cuts.take(&self.query, topic, *partition).filter(|end| *end < next);
+        let held = cut.map_or(held, |end| Held { end: end.max(held.earliest), ..held });
         let hint = "rebuild the table with `--full-refresh`, or go on and count the loss with failOnDataLoss=false";
         match resume(next, held) {
             Resume::At(next) => Ok(next),
@@ -399,7 +418,7 @@ async fn settled_survey(
     let mut tries = 0;
     loop {
         let found = survey(spec, client, saved, share).await?;
-        let Some(topic) = KafkaCursor::gone(spec, saved, &found) else { return Ok(found) };
+        let Some(topic) = KafkaCursor::gone(spec, saved, &found).next() else { return Ok(found) };
         tries += 1;
         if tries < GONE_TRIES {
             tokio::time::sleep(GONE_PAUSE).await;
@@ -409,7 +428,6 @@ async fn settled_survey(
             return Err(Error::data(format!("topic `{topic}` was deleted; what it held and was not read is lost"))
                 .hint("make it again, take it out of the source, or go on without it with failOnDataLoss=false"));
         }
-        // Its positions stay: should it come again, its id says whether it is the same.
         return Ok(found);
     }
 }
@@ -417,6 +435,11 @@ async fn settled_survey(
 impl Drop for KafkaCursor {
     /// Whoever else shares the client does not wait for this one any more. A bounded reading may outlive its cursor.
     fn drop(&mut self) {
+        if let Some(Stopped::Truncated(slot, end)) = self.feed.stopped()
+            && let Some(Reading { topic, partition }) = self.readings.get(slot)
+        {
+            self.spec.cuts.keep(&self.query, topic, *partition, end);
+        }
         if self.follow {
             self.feed.close();
         }
@@ -464,8 +487,7 @@ impl Cursor for KafkaCursor {
         let reached = input.reached();
         for (slot, reading) in self.readings.iter().enumerate() {
             let Some(to) = reached.get(slot) else { continue };
-            let from = self.saved.next(&reading.topic, reading.partition).unwrap_or(self.next[slot]);
-            self.saved.advance(&reading.topic, reading.partition, from, *to)?;
+            self.saved.advance(&reading.topic, reading.partition, *to)?;
             self.next[slot] = *to;
         }
         let lag = self.next.iter().zip(&self.ends).map(|(next, end)| u64::try_from(end - next).unwrap_or(0)).sum();

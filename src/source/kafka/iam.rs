@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use crate::clock::{self, Clock};
 use crate::error::{Error, Result};
-use crate::store::identity::{Identity, Purpose};
+use crate::store::identity::{Identity, Purpose, may_come};
 use crate::store::{root_cause, world_hint};
 
 /// The session's name is that of AWS's own signers.
@@ -101,9 +101,9 @@ impl Signer {
     }
 }
 
-/// Why there are no keys. A service that gave no answer may give one in a moment; a file that is not there stays away.
+/// Why there are no keys.
 fn no_credentials(error: CredentialsError) -> Error {
-    let passes = matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_));
+    let passes = may_come(&error);
     let cause = root_cause(&error);
     let cause = cause.lines().next().unwrap_or_default();
     let failed = Error::world(format!("there are no AWS credentials for the Kafka cluster: {cause}"))

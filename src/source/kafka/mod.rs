@@ -30,7 +30,7 @@ use self::chunk::{Shape, Tombstones};
 use self::client::{Client, Described, NotThere, Role, Wanted};
 use self::cursor::KafkaCursor;
 use self::fetches::Fetches;
-use self::positions::Start;
+use self::positions::{Cuts, Start};
 use self::settings::Settings;
 use self::stopped::stalled;
 use super::feed::{Feed, Share};
@@ -71,6 +71,8 @@ pub struct Spec {
     pub form: Form,
     /// The clients that targets of this process share.
     pub fetches: Arc<Fetches>,
+    /// What a reading that has stopped knows, and the next one of the same query could not find out.
+    pub cuts: Cuts,
     /// What such a client has to have in common: the cluster, the login, the topics, and what becomes of messages.
     pub key: u64,
     shape: Shape,
@@ -121,7 +123,7 @@ impl KafkaOptions {
         let Self { settings, topics, start, fail_on_data_loss, .. } = self;
         let client = (&settings.bootstrap, settings.client(), settings.group_id());
         let key = xxh3_64(format!("{client:?} {topics:?} {shape:?}").as_bytes());
-        Spec { settings, topics, start, fail_on_data_loss, form, fetches, key, shape }
+        Spec { settings, topics, start, fail_on_data_loss, form, fetches, cuts: Cuts::default(), key, shape }
     }
 }
 

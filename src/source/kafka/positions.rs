@@ -3,8 +3,9 @@
 //! Floor 3: pure; uses `epoch`, `error`. The log keeps, for every topic, its id and the offsets that come next. Offsets alone cannot tell
 //! a topic from another one made later under the same name \[research: reliability 0.7\]: the id can.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct SavedTopic {
     /// The topic's id, where the cluster gives one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// It was not there any more, and what it held counts as lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
     /// By partition: the offset that comes next; null where another instance reads it, or nothing is known yet.
     pub next: Vec<Option<i64>>,
 }
@@ -48,15 +52,14 @@ impl Saved {
         self.topics.get(topic)?.next.get(usize::try_from(partition).ok()?).copied().flatten()
     }
 
-    /// Moves a partition over the offsets from `from` up to, and without, `to`.
+    /// Moves a partition on, up to, and without, the offset `to`.
     ///
     /// # Errors
-    /// Internal: `from` is not what is committed (a gap would lose records, an overlap would repeat them), or `to` lies before it.
-    pub fn advance(&mut self, topic: &str, partition: i32, from: i64, to: i64) -> Result<()> {
-        let committed = self.next(topic, partition);
-        if committed.is_some_and(|committed| committed != from) || to < from {
+    /// Internal: it is further already, and what lies between would be repeated.
+    pub fn advance(&mut self, topic: &str, partition: i32, to: i64) -> Result<()> {
+        if let Some(committed) = self.next(topic, partition).filter(|committed| *committed > to) {
             return Err(Error::internal(format!(
-                "partition {partition} of `{topic}` is committed to {committed:?}: {from} to {to} does not follow"
+                "partition {partition} of `{topic}` is committed to {committed}: {to} does not follow"
             )));
         }
         self.set(topic, partition, to);
@@ -118,6 +121,27 @@ pub struct Held {
     pub earliest: i64,
     /// Behind the last one that can be read.
     pub end: i64,
+}
+
+/// Where partitions lost their newest messages in an unclean election, by query, topic and partition, until the query that was
+/// stopped by it looks. When a partition has grown past that again, nothing else tells what is there from what was.
+#[derive(Debug, Default)]
+pub struct Cuts(Mutex<HashMap<(String, String, i32), i64>>);
+
+impl Cuts {
+    /// Keeps the first offset that was lost.
+    pub fn keep(&self, query: &str, topic: &str, partition: i32, end: i64) {
+        self.lock().insert((query.to_owned(), topic.to_owned(), partition), end);
+    }
+
+    /// What is kept of a partition; it is not kept any longer.
+    pub fn take(&self, query: &str, topic: &str, partition: i32) -> Option<i64> {
+        self.lock().remove(&(query.to_owned(), topic.to_owned(), partition))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String, i32), i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What to do with a partition whose position is known.

@@ -23,6 +23,9 @@ pub fn stopped_error(why: &Stopped, name: impl Fn(&Slot) -> String) -> Error {
         Stopped::OutOfRange(slot) => {
             Error::data(format!("{} no longer has the offset that comes next", name(slot))).passing()
         }
+        Stopped::Truncated(slot, end) => {
+            Error::data(format!("{} lost in an election what it held from offset {end} on", name(slot))).passing()
+        }
         Stopped::Gone(slot) => Error::data(format!("{} is gone", name(slot))).passing(),
         Stopped::Refused(words) => Error::world(format!("the topic may not be read: {words}"))
             .hint("give the user of this connection the right to read the topic"),

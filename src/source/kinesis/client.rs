@@ -5,8 +5,7 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -25,7 +24,7 @@ use aws_sdk_kinesis::types::{
 use super::positions::{Described, HashRange, Place, Sequence, Shard, State};
 use crate::clock::{self, Clock, Stopwatch};
 use crate::error::{Error, Result};
-use crate::store::identity::{Identity, Purpose};
+use crate::store::identity::{Identity, Purpose, may_come};
 use crate::store::{root_cause, world_hint};
 
 const PURPOSE: Purpose = Purpose { of: "the Kinesis stream", region_option: "region", session: "pinsql" };
@@ -40,6 +39,11 @@ const TRIES: u32 = 4;
 const QUESTION: Duration = Duration::from_secs(6);
 const QUESTIONS_MS: u64 = 7_000;
 const FIRST_PAUSE_MS: u64 = 250;
+/// How many pages without records are passed over in search of one that must be near.
+const PAGES: u32 = 20;
+const PAGE_PAUSE: Duration = Duration::from_millis(250);
+/// For so long what was heard of the service's clock is believed: ours may be set meanwhile.
+const LATELY_MS: u64 = 600_000;
 /// How long a new consumer is waited for.
 const CONSUMER_TRIES: u32 = 60;
 const CONSUMER_PAUSE: Duration = Duration::from_millis(500);
@@ -123,8 +127,10 @@ impl Fault {
             Self::Refused(words) => {
                 Error::world(format!("stream `{stream}` may not be read: {words}")).hint(refusal_hint(words))
             }
-            other => Error::world(format!("stream `{stream}`{at} cannot be read now: {other}"))
-                .hint("look whether the endpoint and the region (AWS_REGION) are the right ones"),
+            other => Error::world(format!("stream `{stream}`{at} cannot be read now: {other}")).hint(match other {
+                Self::Passing(words) if words.contains("AWS credentials") => world_hint("credentials"),
+                _ => "look whether the endpoint and the region (AWS_REGION) are the right ones",
+            }),
         };
         if passing { error.passing() } else { error }
     }
@@ -133,7 +139,7 @@ impl Fault {
 fn refusal_hint(words: &str) -> &'static str {
     match world_hint(words) {
         hint if hint.starts_with("look whether the store") => {
-            "allow kinesis:ListShards, GetShardIterator, GetRecords and DescribeStreamSummary to the identity in use"
+            "allow kinesis:ListShards, GetShardIterator, GetRecords and DescribeStreamSummary to the identity in use (with consumerMode 'efo' RegisterStreamConsumer, DescribeStreamConsumer and SubscribeToShard too)"
         }
         hint => hint,
     }
@@ -191,9 +197,9 @@ where
 {
     let mut cause = error.source();
     while let Some(found) = cause {
-        if found.is::<CredentialsError>() {
-            let words = words.lines().next().unwrap_or_default();
-            return Fault::Refused(format!("there are no AWS credentials: {words}"));
+        if let Some(error) = found.downcast_ref::<CredentialsError>() {
+            let words = format!("there are no AWS credentials: {}", words.lines().next().unwrap_or_default());
+            return if may_come(error) { Fault::Passing(words) } else { Fault::Refused(words) };
         }
         cause = found.source();
     }
@@ -247,8 +253,26 @@ fn weight(records: &[Record]) -> usize {
 }
 
 /// What the service's clock says more than ours, in milliseconds, from the `Date` of its answers, which has no fractions.
+///
+/// An answer is read some time after it was dated, by a machine that stood still a long time: so of what was heard lately
+/// the greatest is the nearest.
 #[derive(Debug, Clone, Default)]
-struct Skew(Arc<AtomicI64>);
+struct Skew(Arc<Mutex<Option<(i64, Stopwatch)>>>);
+
+impl Skew {
+    fn heard(&self, skew: i64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none_or(|(greatest, since)| skew > greatest || since.elapsed_ms() > LATELY_MS) {
+            *known = Some((skew, Stopwatch::start()));
+        }
+    }
+
+    fn millis(&self) -> i64 {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Within a second the two agree as well as they can.
+        known.map(|(skew, _)| skew).filter(|skew| !(-1_000..=1_000).contains(skew)).unwrap_or(0)
+    }
+}
 
 #[derive(Debug)]
 struct ReadDate {
@@ -269,10 +293,7 @@ impl Intercept for ReadDate {
     ) -> Result<(), BoxError> {
         let date = context.response().headers().get("date").map(chrono::DateTime::parse_from_rfc2822);
         if let Some(Ok(date)) = date {
-            let skew = date.timestamp_millis() - self.clock.now().timestamp_millis();
-            // Within a second the two agree as well as they can.
-            let skew = if (-1_000..=1_000).contains(&skew) { 0 } else { skew };
-            self.skew.0.store(skew, Ordering::Relaxed);
+            self.skew.heard(date.timestamp_millis() - self.clock.now().timestamp_millis());
         }
         Ok(())
     }
@@ -318,7 +339,7 @@ impl Client {
 
     /// The time of day as the service has it, in milliseconds since 1970.
     pub fn now(&self) -> i64 {
-        self.clock.now().timestamp_millis() + self.skew.0.load(Ordering::Relaxed)
+        self.clock.now().timestamp_millis() + self.skew.millis()
     }
 
     /// What the stream says of itself.
@@ -409,9 +430,18 @@ impl Client {
             Err(Fault::Invalid(_) | Fault::Missing(_)) => return Ok(false),
             Err(fault) => return Err(fault),
         };
-        let Some(iterator) = iterator else { return Ok(false) };
-        let fetched = patiently(|| self.records(&iterator, 1)).await?;
-        Ok(fetched.records.first().is_some_and(|record| record.sequence == *sequence))
+        let mut next = iterator;
+        for _ in 0..PAGES {
+            let Some(iterator) = next else { break };
+            let fetched = patiently(|| self.records(&iterator, 1)).await?;
+            if let Some(first) = fetched.records.first() {
+                return Ok(first.sequence == *sequence);
+            }
+            // A page without records says nothing while there is more behind it.
+            next = fetched.next.filter(|_| fetched.behind_ms > 0);
+            tokio::time::sleep(PAGE_PAUSE).await;
+        }
+        Ok(false)
     }
 
     /// The ARN of a consumer of this name, which is registered where it is not there.
@@ -422,11 +452,20 @@ impl Client {
         };
         match self.sdk.register_stream_consumer().stream_arn(&arn).consumer_name(name).send().await.map_err(sorted) {
             Ok(_) | Err(Fault::Busy(_)) => {}
+            Err(Fault::Throttled) => {
+                return Err(Fault::Busy(format!(
+                    "consumer `{name}` cannot be registered: the stream has as many as it may have, or makes too many at once"
+                )));
+            }
             Err(fault) => return Err(fault),
         }
         for _ in 0..CONSUMER_TRIES {
             let call = self.sdk.describe_stream_consumer().stream_arn(&arn).consumer_name(name);
-            let described = call.send().await.map_err(sorted)?.consumer_description;
+            let described = match call.send().await.map_err(sorted) {
+                // One of this name was just being deregistered.
+                Err(Fault::Missing(words)) => return Err(Fault::Busy(words)),
+                answer => answer?.consumer_description,
+            };
             if let Some(consumer) = described.filter(|one| one.consumer_status == ConsumerStatus::Active) {
                 return Ok(consumer.consumer_arn);
             }
@@ -530,7 +569,8 @@ async fn patiently<T, F: Future<Output = Result<T, Fault>>>(mut ask: impl FnMut(
     loop {
         let silence = |_| Err(Fault::Passing("no answer in time".to_owned()));
         match tokio::time::timeout(QUESTION, Box::pin(ask())).await.unwrap_or_else(silence) {
-            Err(fault) if fault.is_passing() && tried < TRIES && watch.elapsed_ms() < QUESTIONS_MS => {
+            // Once more also where this machine stood still for as long as an answer may take.
+            Err(fault) if fault.is_passing() && tried < TRIES && (tried == 1 || watch.elapsed_ms() < QUESTIONS_MS) => {
                 tokio::time::sleep(pause(tried)).await;
                 tried += 1;
             }

@@ -37,6 +37,9 @@ const EPOCH_BYTES: usize = 1 << 30;
 /// How often a following reading looks for new shards, and soon after one has ended.
 const DISCOVERY_MS: u64 = 30_000;
 const CHILDREN_MS: u64 = 1_000;
+/// How often, and after which pause, a shard that seems to be gone is looked for.
+const GONE_TRIES: u32 = 3;
+const GONE_PAUSE: Duration = Duration::from_secs(1);
 /// A record that arrived so long after a bounded reading began proves that it is at its end: arrival times are
 /// approximate, and the service's clock is known to the second.
 const MARGIN_MS: i64 = 3_000;
@@ -103,7 +106,7 @@ impl KinesisCursor {
             // It may be made again.
             None => return Err(deleted(hub.client.stream()).passing()),
         };
-        let listed = hub.shards().await?;
+        let listed = settled_list(&hub, &saved, described.created).await?;
         let now = hub.client.now();
         let lanes = std::thread::available_parallelism().map_or(1, usize::from).min(2);
         let feed = Arc::new(Feed::new(lanes, &[], FEED_BYTES));
@@ -131,7 +134,7 @@ impl KinesisCursor {
             spec,
         };
         let wanted = cursor.wanted(&described, &listed, opening.committed.is_none(), now).await?;
-        cursor.saved.forget(&listed);
+        cursor.saved.forget(&listed, described.retention_ms, now);
         cursor.adopt(wanted);
         Ok(cursor)
     }
@@ -250,6 +253,7 @@ impl KinesisCursor {
         let gates: Vec<_> =
             self.parents(slot).map(|parent| (parent.fetched.clone(), parent.committed.clone())).collect();
         let (hub, everything, feed) = (Arc::clone(&self.hub), self.everything.clone(), Arc::clone(&self.feed));
+        let parents = self.slots[slot].parents.clone();
         tokio::spawn(async move {
             let parents_done = async {
                 for (fetched, committed) in gates {
@@ -261,7 +265,12 @@ impl KinesisCursor {
                 }
             };
             tokio::select! {
-                () = parents_done => hub.subscribe(place, subscriber),
+                () = parents_done => {
+                    // It has waited for them, and is no further behind than they were at their ends.
+                    let seen = parents.iter().filter_map(|parent| feed.fetched_of(*parent)).map(|mark| mark.seen).max();
+                    feed.reach(slot, &Mark::at(place.clone(), seen.unwrap_or(i64::MIN)));
+                    hub.subscribe(place, subscriber);
+                }
                 () = feed.closed() => {}
             }
         });
@@ -283,7 +292,7 @@ impl KinesisCursor {
             tracing::info!(shards = wanted.shards.len(), "new shards are read from their beginning");
         }
         self.adopt(wanted);
-        self.saved.forget(&listed);
+        self.saved.forget(&listed, self.retention_ms, now);
         Ok(())
     }
 
@@ -335,9 +344,7 @@ impl KinesisCursor {
     fn commit_ends(&mut self) -> Result<()> {
         for slot in 0..self.slots.len() {
             if self.next[slot].place == Place::End && !self.slots[slot].committed.is_cancelled() {
-                let id = self.slots[slot].shard.id.to_string();
-                let from = self.saved.shards.get(&id).map_or(Place::Horizon, |known| known.place.clone());
-                self.saved.advance(&id, &from, &self.next[slot])?;
+                self.saved.advance(&self.slots[slot].shard.id, &self.next[slot])?;
                 self.slots[slot].committed.cancel();
                 self.awaits_children = true;
                 self.has_unlogged_end = true;
@@ -364,6 +371,19 @@ impl KinesisCursor {
             false => self.next[slot].clone(),
         };
         if self.follow && !everything { self.ends.clone() } else { (0..self.slots.len()).map(bounded).collect() }
+    }
+}
+
+/// The shards of a stream; looked at more than once where one is missing that should be there.
+async fn settled_list(hub: &Hub, saved: &Saved, created: i64) -> Result<Vec<Shard>> {
+    let mut tries = 1;
+    loop {
+        let listed = hub.shards().await?;
+        if tries == GONE_TRIES || saved.created != created || !saved.misses(&listed) {
+            return Ok(listed);
+        }
+        tries += 1;
+        tokio::time::sleep(GONE_PAUSE).await;
     }
 }
 
@@ -444,8 +464,7 @@ impl Cursor for KinesisCursor {
                 continue;
             }
             let id = &self.slots[slot].shard.id;
-            let from = self.saved.shards.get(id.as_ref()).map_or(Place::Horizon, |known| known.place.clone());
-            self.saved.advance(id, &from, &to)?;
+            self.saved.advance(id, &to)?;
             self.logged.insert(Arc::clone(id), to.seen);
             is_behind |= self.follow && to < self.ends[slot];
             self.next[slot] = to;

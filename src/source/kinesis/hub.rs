@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::chunk::{Origin, Shape};
-use super::client::{Address, Client, Fault, Site};
+use super::client::{Address, Client, Fault, Site, pause};
 use super::positions::{Described, Mark, Place, Shard, State};
 use super::reader::Reading;
 use crate::clock::Stopwatch;
@@ -28,6 +28,8 @@ use crate::source::feed::Feed;
 const ANSWERS: usize = 32;
 /// How old what is known of the stream may be, where its records are about to be logged.
 const IDENTITY_MS: u64 = 1_000;
+/// and for how long it is asked for in vain.
+const IDENTITY_PATIENCE_MS: u64 = 30_000;
 /// How long a stream that is being made is waited for.
 const CREATION_TRIES: u32 = 60;
 const CREATION_PAUSE: Duration = Duration::from_millis(500);
@@ -80,6 +82,8 @@ pub fn answers() -> Arc<Semaphore> {
 pub(super) struct Reader {
     pub id: u64,
     pub place: Place,
+    /// Whether it reads for one that could not keep up, and has not taken anything since: nobody should wait with that.
+    pub is_slow: bool,
     pub subscribers: Vec<Subscriber>,
 }
 
@@ -202,7 +206,17 @@ impl Hub {
                 return Ok(Some(described.created));
             }
         }
-        Ok(self.describe().await?.map(|described| described.created))
+        let (watch, mut tries) = (Stopwatch::start(), 0);
+        loop {
+            match self.describe().await {
+                // A whole epoch depends on the answer, and all streams of an account share what may be asked.
+                Err(error) if error.is_passing() && watch.elapsed_ms() < IDENTITY_PATIENCE_MS => {
+                    tries += 1;
+                    tokio::time::sleep(pause(tries)).await;
+                }
+                described => return Ok(described?.map(|described| described.created)),
+            }
+        }
     }
 
     /// All shards of the stream.
@@ -221,24 +235,26 @@ impl Hub {
         subscriber.joined_ms = self.watch.elapsed_ms();
         let shared = self.shared(&subscriber.origin.shard);
         let mut readers = lock(&shared.readers);
-        if let Some(reader) = readers.iter_mut().find(|reader| reader.place == place && is_shareable(&place)) {
+        if let Some(reader) = readers.iter_mut().find(|reader| reader.is_open_at(&place)) {
             reader.subscribers.push(subscriber);
             return;
         }
         drop(readers);
-        self.read(&shared, place, subscriber);
+        self.read(&shared, place, subscriber, false);
     }
 
     /// Begins to read a shard for one subscriber alone.
-    pub(super) fn read(self: &Arc<Self>, shared: &Arc<Shared>, place: Place, subscriber: Subscriber) {
+    pub(super) fn read(self: &Arc<Self>, shared: &Arc<Shared>, place: Place, subscriber: Subscriber, is_slow: bool) {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let shard = Arc::clone(&subscriber.origin.shard);
-        lock(&shared.readers).push(Reader { id, place, subscribers: vec![subscriber] });
+        lock(&shared.readers).push(Reader { id, place, is_slow, subscribers: vec![subscriber] });
         tokio::spawn(Reading::new(Arc::clone(self), Arc::clone(shared), shard, id).run());
     }
 }
 
-/// Who resumes inside of an aggregate is alone with that.
-pub(super) fn is_shareable(place: &Place) -> bool {
-    !matches!(place, Place::Behind { within: Some(_), .. })
+impl Reader {
+    /// Whether others may join it at a place. Who resumes inside of an aggregate is alone with that.
+    pub fn is_open_at(&self, place: &Place) -> bool {
+        self.place == *place && !self.is_slow && !matches!(place, Place::Behind { within: Some(_), .. })
+    }
 }

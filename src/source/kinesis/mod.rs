@@ -34,7 +34,7 @@ use super::records::{Form, RawColumn, RawOrigin};
 use super::{Committed, Cursor, Opening, READER, Source};
 use crate::decode::infer;
 use crate::error::{Error, Result};
-use crate::options::{Options, wrong_value};
+use crate::options::{OptionPair, Options, wrong_value};
 use crate::store::identity::Identity;
 
 /// Records of one answer where nothing is said, and at most.
@@ -117,7 +117,7 @@ impl KinesisOptions {
             Some(pair) => Start::parse(&pair.value).map_err(|error| error.at(pair.value_place))?,
             None => Start::Earliest,
         };
-        let keys = options.take("partitionKey").map(|pair| partition_keys(&pair.value));
+        let keys = options.take("partitionKey").map(|pair| partition_keys(&pair)).transpose()?;
         let fan_out = options.take_word("consumerMode", &["polling", "efo"])? == Some(1);
         let consumer = consumer_name(options, fan_out)?;
         let most = match options.take("maxRecordsPerFetch") {
@@ -183,8 +183,11 @@ fn endpoint(value: &str) -> String {
     if value.contains("://") { value.to_owned() } else { format!("https://{value}") }
 }
 
-fn partition_keys(value: &str) -> BTreeSet<String> {
-    value.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect()
+/// None at all would read everything and keep nothing.
+fn partition_keys(pair: &OptionPair) -> Result<BTreeSet<String>> {
+    let keys: BTreeSet<String> =
+        pair.value.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
+    if keys.is_empty() { Err(wrong_value(pair, "a partition key, or several with commas between")) } else { Ok(keys) }
 }
 
 fn consumer_name(options: &mut Options, fan_out: bool) -> Result<Option<String>> {

@@ -293,26 +293,35 @@ impl Saved {
     /// What to read of the shards that are listed `now`, in milliseconds since 1970. A shard that is not known came later than those that are.
     pub fn wanted(&self, listed: &[Shard], retention_ms: i64, now: i64) -> Wanted {
         let mut wanted = Wanted::default();
+        let mut unread: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut seen: BTreeMap<String, i64> = self.shards.iter().map(|(id, known)| (id.clone(), known.seen)).collect();
         for shard in listed {
-            let Some(known) = self.shards.get(shard.id.as_ref()) else {
-                // All of it came later than what is read of its parents.
-                let parents = shard.parents.iter().filter_map(|parent| seen.get(parent.as_ref())).copied();
-                let at = SavedShard { place: Place::Horizon, seen: parents.max().unwrap_or(now) };
-                seen.insert(shard.id.to_string(), at.seen);
-                wanted.shards.push((shard.clone(), at));
-                continue;
+            // All of it came later than what is read of its parents.
+            let parents = shard.parents.iter().filter_map(|parent| seen.get(parent.as_ref())).copied().max();
+            let at = match self.shards.get(shard.id.as_ref()) {
+                None => SavedShard { place: Place::Horizon, seen: parents.unwrap_or(now) },
+                // It has waited for them since it was found.
+                Some(SavedShard { place: Place::Horizon, seen }) => {
+                    SavedShard { place: Place::Horizon, seen: parents.map_or(*seen, |parents| parents.max(*seen)) }
+                }
+                Some(known) => known.clone(),
             };
-            if known.place != Place::End && known.seen.saturating_add(retention_ms) < now {
+            seen.insert(shard.id.to_string(), at.seen);
+            // Before the last record of its parents is gone, nothing of it is.
+            let waits = at.place == Place::Horizon && shard.parents.iter().any(|parent| unread.contains(parent));
+            if at.place != Place::End {
+                unread.insert(Arc::clone(&shard.id));
+            }
+            if at.place != Place::End && !waits && at.seen.saturating_add(retention_ms) < now {
                 let words = format!(
                     "shard `{}` was read until {} UTC, and the stream keeps its records for {} hours",
                     shard.id,
-                    in_words(known.seen),
+                    in_words(at.seen),
                     retention_ms / 3_600_000
                 );
                 wanted.old.push((wanted.shards.len(), words));
             }
-            wanted.shards.push((shard.clone(), known.clone()));
+            wanted.shards.push((shard.clone(), at));
         }
         let ids: BTreeSet<&str> = listed.iter().map(|shard| shard.id.as_ref()).collect();
         for (id, known) in &self.shards {
@@ -344,20 +353,25 @@ impl Saved {
         gone.for_each(|(_, known)| known.place = Place::End);
     }
 
-    /// Forgets those that are read to their ends and that the stream no longer lists.
-    pub fn forget(&mut self, listed: &[Shard]) {
-        self.shards.retain(|id, known| known.place != Place::End || is_listed(listed, id));
+    /// Forgets those that are read to their ends, and that the stream no longer lists as even their last records are gone. One
+    /// that is missing from a list before that may be in the next, and would look like a new one.
+    pub fn forget(&mut self, listed: &[Shard], retention_ms: i64, now: i64) {
+        let is_over = |known: &SavedShard| known.place == Place::End && known.seen.saturating_add(retention_ms) < now;
+        self.shards.retain(|id, known| !is_over(known) || is_listed(listed, id));
     }
 
-    /// Moves a shard on from `from`.
+    /// Whether a shard that is not read to its end is not listed.
+    pub fn misses(&self, listed: &[Shard]) -> bool {
+        self.shards.iter().any(|(id, known)| known.place != Place::End && !is_listed(listed, id))
+    }
+
+    /// Moves a shard on.
     ///
     /// # Errors
-    /// Internal: `from` is not what is committed (a gap would lose records, an overlap would repeat them), or `to` lies before it.
-    pub fn advance(&mut self, id: &str, from: &Place, to: &Mark) -> Result<()> {
-        let known = self.shards.get_mut(id).filter(|known| known.place == *from && *from <= to.place);
-        let Some(known) = known else {
-            return Err(Error::internal(format!("shard `{id}` is not committed to {from:?}: {to:?} does not follow")));
-        };
+    /// Internal: it is not known, or is further already, and what lies between would be repeated.
+    pub fn advance(&mut self, id: &str, to: &Mark) -> Result<()> {
+        let known = self.shards.get_mut(id).filter(|known| known.place <= to.place);
+        let known = known.ok_or_else(|| Error::internal(format!("{to:?} does not follow what shard `{id}` is at")))?;
         // What arrived at no known time says nothing.
         let has_moved = known.place != to.place && to.seen > 0;
         known.seen = if has_moved { to.seen } else { known.seen.max(to.seen) };

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::select_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::chunk::pieces;
 use super::client::{Fault, Fetched, Subscription, pause};
 use super::deleted;
-use super::hub::{Hub, Mode, Reader, Shared, Subscriber, is_shareable, lock};
+use super::hub::{Hub, Mode, Reader, Shared, Subscriber, lock};
 use super::positions::{Mark, Place};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
@@ -73,7 +74,7 @@ impl Reading {
     /// Reads for as long as anybody wants it.
     pub async fn run(mut self) {
         loop {
-            let Some(place) = self.place() else { return };
+            let Some(place) = self.settle() else { return };
             let mode = self.hub.mode.clone();
             let done = match &mode {
                 Mode::Polling { most } => self.poll(&place, *most).await,
@@ -91,14 +92,16 @@ impl Reading {
         }
     }
 
-    /// Where the reader is; None where nobody wants it any more, or another one is there too.
-    fn place(&self) -> Option<Place> {
+    /// Lets go of subscribers who have gone, and hands the others to a reader that is at the same place. Answers where this one is;
+    /// None where it is no longer wanted.
+    fn settle(&self) -> Option<Place> {
         let mut readers = lock(&self.shared.readers);
         let index = readers.iter().position(|reader| reader.id == self.id)?;
         readers[index].subscribers.retain(|subscriber| !subscriber.feed.is_closed());
         let place = readers[index].place.clone();
-        let meets = |other: &Reader| other.id != self.id && other.place == place && is_shareable(&place);
-        let other = readers.iter().position(meets);
+        let meets = |other: &Reader| other.id != self.id && other.is_open_at(&place);
+        let is_open = readers[index].is_open_at(&place);
+        let other = readers.iter().position(meets).filter(|_| is_open);
         if !readers[index].subscribers.is_empty() && other.is_none() {
             return Some(place);
         }
@@ -127,7 +130,7 @@ impl Reading {
             let next = self.deliver(fetched, asked_ms, iterator.is_none()).await;
             drop(permit);
             match next {
-                Next::Go if self.place().is_none() => return Ok(Next::Stop),
+                Next::Go if self.settle().is_none() => return Ok(Next::Stop),
                 Next::Go => {}
                 other => return Ok(other),
             }
@@ -141,8 +144,7 @@ impl Reading {
     async fn call(&self, iterator: &str, most: i32) -> Result<(OwnedSemaphorePermit, u64, Fetched), Fault> {
         let watch = &self.hub.watch;
         let nobody = || Fault::Passing("nobody reads any more".to_owned());
-        let answers = self.answers().ok_or_else(nobody)?;
-        let permit = answers.acquire_many_owned(self.weight).await.map_err(|_| nobody())?;
+        let permit = self.permit().await.ok_or_else(nobody)?;
         let mut budget = self.shared.budget.lock().await;
         loop {
             let pause = budget.pause_ms(watch.elapsed_ms());
@@ -168,7 +170,7 @@ impl Reading {
             let came_ms = self.hub.watch.elapsed_ms();
             is_silent = false;
             match self.deliver(pushed.fetched, asked_ms, pushed.continuation.is_none()).await {
-                Next::Go if self.place().is_none() => return Ok(Next::Stop),
+                Next::Go if self.settle().is_none() => return Ok(Next::Stop),
                 Next::Go => {}
                 other => return Ok(other),
             }
@@ -185,11 +187,14 @@ impl Reading {
             None => known.insert(self.hub.client.consumer(name).await?).clone(),
         };
         drop(known);
-        let answer = self.hub.client.subscribe(&consumer, &self.shard, place).await;
-        if matches!(answer, Err(Fault::Missing(_))) {
-            *self.hub.consumer.lock().await = None;
+        match self.hub.client.subscribe(&consumer, &self.shard, place).await {
+            Err(Fault::Missing(words)) => {
+                *self.hub.consumer.lock().await = None;
+                // At first it is the consumer that is taken for missing: somebody has deregistered it.
+                Err(if self.trouble.count == 0 { Fault::Busy(words) } else { Fault::Missing(words) })
+            }
+            answer => answer,
         }
-        answer
     }
 
     /// Hands what was fetched to everybody who is here.
@@ -213,12 +218,12 @@ impl Reading {
             }
             let delivery = Delivery { before: &before, fetched: &fetched, is_over, seen: now - behind, at_tip };
             match delivery.to(&subscriber, || self.is_alone()).await {
-                Ok(Delivered::Wants) => {}
+                Ok(Delivered::Wants) => self.keeps_up(),
                 Ok(Delivered::Done) => self.leave(&subscriber),
                 Ok(Delivered::TooSlow) => {
                     self.leave(&subscriber);
                     // What it has of this answer already it will not take twice.
-                    self.hub.read(&self.shared, before.clone(), subscriber);
+                    self.hub.read(&self.shared, before.clone(), subscriber, true);
                 }
                 Err(error) => {
                     subscriber.feed.stop(Stopped::Failed(Arc::new(error)));
@@ -234,7 +239,7 @@ impl Reading {
         let late = readers.extract_if(.., |reader| reader.id == self.id).next();
         drop(readers);
         if let Some(Reader { place, subscribers, .. }) = late {
-            subscribers.into_iter().for_each(|late| self.hub.read(&self.shared, place.clone(), late));
+            subscribers.into_iter().for_each(|late| self.hub.read(&self.shared, place.clone(), late, false));
         }
         Next::Stop
     }
@@ -245,10 +250,32 @@ impl Reading {
         readers.iter().find(|reader| reader.id == self.id).is_none_or(|reader| reader.subscribers.len() <= 1)
     }
 
-    fn answers(&self) -> Option<Arc<Semaphore>> {
+    /// The right to hold an answer in memory, of whichever subscriber has room for one: those that are slow do not hold up the others.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let asked = self.answers()?.into_iter().map(|answers| Box::pin(answers.acquire_many_owned(self.weight)));
+            // Looked at anew from time to time: others may have come.
+            if let Ok((permit, ..)) = tokio::time::timeout(COMPANY, select_all(asked)).await {
+                return permit.ok();
+            }
+        }
+    }
+
+    /// What each subscriber may have in memory; None where there is none.
+    fn answers(&self) -> Option<Vec<Arc<Semaphore>>> {
         let readers = lock(&self.shared.readers);
         let reader = readers.iter().find(|reader| reader.id == self.id)?;
-        reader.subscribers.first().map(|subscriber| Arc::clone(&subscriber.answers))
+        let mut waiting = reader.subscribers.iter().filter(|subscriber| !subscriber.feed.is_closed()).peekable();
+        waiting.peek()?;
+        Some(waiting.map(|subscriber| Arc::clone(&subscriber.answers)).collect())
+    }
+
+    /// Whoever was slow has taken an answer: others may join it again.
+    fn keeps_up(&self) {
+        let mut readers = lock(&self.shared.readers);
+        if let Some(reader) = readers.iter_mut().find(|reader| reader.id == self.id) {
+            reader.is_slow = false;
+        }
     }
 
     /// Stops a reading in front of which records have expired. Opened again, it says what was lost, or counts it.

@@ -8,7 +8,7 @@
 mod native;
 mod pump;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,7 +36,11 @@ const FIRST_ANSWER: Duration = Duration::from_secs(11);
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long one broker has for it, and the pause before the next is asked.
 const TRY: Duration = Duration::from_secs(5);
+/// How long a client that is fetching is asked whether another one may join.
+const JOINING: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long a try that is under way when the patience ends may still take.
+const LAST_TRY: Duration = Duration::from_secs(2);
 /// How long a process that ends waits for its clients.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often a question looks whether the login was refused meanwhile.
@@ -74,7 +78,7 @@ impl ClientContext for Context {
         if facility == "FAIL" {
             // A broker that hangs up is no error, and why it may have done so is said here alone.
             let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
-            self.said().reason.get_or_insert_with(|| reason.to_owned());
+            self.said().reason = Some(reason.to_owned());
         }
         match level {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info => tracing::trace!(facility, "{message}"),
@@ -247,19 +251,26 @@ impl Client {
         Ok(earliest.into_iter().zip(ends).map(|(earliest, end)| Held { earliest, end }).collect())
     }
 
-    /// Asks again until there is an answer, which a broker that has gone, or a partition between two leaders, may take some
-    /// tries for.
+    /// Asks in a thread that may block, again and again until there is an answer: a broker that has gone, or a partition
+    /// between two leaders, may take some tries. What counts as waiting is the time in which this machine did something: one
+    /// that stood still has not waited.
     async fn insist<T: Send + 'static>(
         &self,
         question: impl Fn(&Consumer) -> Result<T, String> + Send + 'static,
     ) -> Result<T> {
         let patience = if self.answered.load(Ordering::Relaxed) { ANSWER } else { FIRST_ANSWER };
-        let watch = Stopwatch::start();
-        let question = move |consumer: &Consumer| {
+        // What was refused before this question is no answer to it.
+        self.said().refused = None;
+        let (consumer, glances) = (Arc::clone(&self.consumer), Arc::new(AtomicU32::new(0)));
+        let is_over = |glances: &AtomicU32, patience| REFUSAL_GLANCE * glances.load(Ordering::Relaxed) >= patience;
+        // Nobody waits any more where nobody glances.
+        let waiting = Arc::downgrade(&glances);
+        let is_given_up = move || waiting.upgrade().is_none_or(|glances| is_over(&glances, patience));
+        let answer = tokio::task::spawn_blocking(move || {
             loop {
-                let answer = question(consumer);
+                let answer = question(&consumer);
                 let is_denied = answer.as_ref().is_err_and(|words| words.contains("authorization failed"));
-                if answer.is_ok() || is_denied || u128::from(watch.elapsed_ms()) >= patience.as_millis() {
+                if answer.is_ok() || is_denied || is_given_up() {
                     return answer;
                 }
                 std::thread::sleep(TRY_AGAIN);
@@ -269,32 +280,22 @@ impl Client {
                     tracing::debug!(%error, "the cluster does not say who leads its partitions");
                 }
             }
-        };
-        self.ask(patience, question).await
-    }
-
-    /// Asks in a thread that may block.
-    async fn ask<T: Send + 'static>(
-        &self,
-        patience: Duration,
-        question: impl FnOnce(&Consumer) -> Result<T, String> + Send + 'static,
-    ) -> Result<T> {
-        // What was refused before this question is no answer to it.
-        self.said().refused = None;
-        let consumer = Arc::clone(&self.consumer);
-        let answer = tokio::task::spawn_blocking(move || question(&consumer));
-        let refusal = async {
+        });
+        let without_answer = async {
             loop {
                 tokio::time::sleep(REFUSAL_GLANCE).await;
+                glances.fetch_add(1, Ordering::Relaxed);
                 if self.said().refused.is_some() {
-                    return;
+                    return "the login was refused";
+                }
+                if is_over(&glances, patience + LAST_TRY) {
+                    return "no answer";
                 }
             }
         };
         let answer = tokio::select! {
             answer = answer => answer.unwrap_or_else(|error| Err(error.to_string())),
-            () = refusal => Err("the login was refused".to_owned()),
-            () = tokio::time::sleep(patience + Duration::from_secs(2)) => Err("no answer".to_owned()),
+            why = without_answer => Err(why.to_owned()),
         };
         if answer.is_ok() {
             self.answered.store(true, Ordering::Relaxed);
@@ -336,7 +337,9 @@ impl Client {
     pub async fn join(&self, feed: &Arc<Feed<i64>>, wanted: &[Wanted]) -> bool {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let _ = self.commands.send(Command::Join { feed: Arc::clone(feed), wanted: wanted.to_vec(), answer });
-        answered.await.unwrap_or(false)
+        // A client whose feed is full hears nothing; and it stays full where the same query reads the topic twice, and waits
+        // for this answer before it takes anything.
+        matches!(tokio::time::timeout(JOINING, answered).await, Ok(Ok(true)))
     }
 
     /// Fetches more partitions; their slots follow those that are there. A client that others share does not: all of them

@@ -186,7 +186,12 @@ impl Pump {
         let same = |(one, other): (&Wanted, &Wanted)| {
             (&one.topic, one.partition, one.from, one.until) == (&other.topic, other.partition, other.from, other.until)
         };
-        let fits = !self.stopped && wanted.len() == self.wanted.len() && wanted.iter().zip(&self.wanted).all(same);
+        // Where nothing is fetched yet there is nothing to share: who finds the first partition before the other does would
+        // fill the other's feed with records that it does not know.
+        let fits = !self.stopped
+            && !wanted.is_empty()
+            && wanted.len() == self.wanted.len()
+            && wanted.iter().zip(&self.wanted).all(same);
         // Whoever no longer waits for the answer has a feed of its own, which nobody may fill.
         if answer.send(fits).is_ok() && fits {
             lock(&self.feeds).push(feed);
@@ -313,7 +318,7 @@ impl Pump {
         tracing::debug!(topic = message.topic(), partition = message.partition(), text, "a partition says");
         match code {
             Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
-                self.stop(&Stopped::OutOfRange(slot));
+                self.stop(&truncated_at(&text).map_or(Stopped::OutOfRange(slot), |end| Stopped::Truncated(slot, end)));
             }
             Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
             | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
@@ -330,6 +335,13 @@ impl Pump {
             _ => {}
         }
     }
+}
+
+/// The offset from which on messages are gone. librdkafka says it in words alone: `Partition log truncation detected at …:
+/// broker end offset is 50 (…`.
+fn truncated_at(words: &str) -> Option<i64> {
+    let digits = words.split_once("truncation detected")?.1.split_once("broker end offset is ")?.1;
+    digits.split(' ').next()?.parse().ok()
 }
 
 /// A piece that is being filled.
