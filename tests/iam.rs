@@ -4,11 +4,8 @@
 //! Keys come from the environment, so each token is made by this binary run again, with an environment of its own.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-use std::thread::JoinHandle;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -21,6 +18,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::support::services::{left_out, run_python};
+use crate::support::sts::Sts;
 
 const BROKER: &str = "b-1.x.abc.c2.kafka.eu-west-1.amazonaws.com:9098";
 const MODULE: &str = "software.amazon.msk.auth.iam.IAMLoginModule required";
@@ -155,50 +153,25 @@ fn keys_come_from_where_it_is_said() {
     assert!(answer["hint"].as_str().unwrap().contains("awsRoleArn"), "{answer}");
 }
 
-/// A service that hands out one role, with keys that end at a time, and then tells what it was asked.
-fn sts(end: &str) -> (String, JoinHandle<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let body = format!(
-        "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
-         <AccessKeyId>OFROLE</AccessKeyId><SecretAccessKey>y</SecretAccessKey><SessionToken>{SESSION}</SessionToken>\
-         <Expiration>{end}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
-    );
-    let answering = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut asked = Vec::new();
-        let mut piece = [0; 4096];
-        while !String::from_utf8_lossy(&asked).contains("Action=AssumeRole") {
-            let read = stream.read(&mut piece).unwrap();
-            assert!(read > 0);
-            asked.extend_from_slice(&piece[..read]);
-        }
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all((head + &body).as_bytes()).unwrap();
-        String::from_utf8_lossy(&asked).into_owned()
-    });
-    (endpoint, answering)
-}
-
 #[test]
 fn a_role_is_assumed_and_its_end_is_kept() {
     let role = "awsRoleArn=\"arn:aws:iam::1:role/r\" awsRoleSessionName=me awsRoleExternalId=x awsStsRegion=us-west-2";
     let end = Utc::now().trunc_subsecs(0) + chrono::Duration::seconds(300);
-    let (endpoint, asked) = sts(&end.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+    let sts = Sts::start(SESSION, move || end.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
     let environment = [("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", KEY)];
-    let answer = ask(role, &[&environment[..], &[("AWS_ENDPOINT_URL_STS", endpoint.as_str())]].concat());
+    let answer = ask(role, &[&environment[..], &[("AWS_ENDPOINT_URL_STS", sts.endpoint.as_str())]].concat());
     let (_, fields) = fields(&answer);
     assert!(fields["X-Amz-Credential"].starts_with("OFROLE/") && fields["X-Amz-Security-Token"] == SESSION, "{answer}");
     assert_eq!(answer["expires"].as_i64(), Some(end.timestamp_millis()));
-    let asked = asked.join().unwrap();
+    let asked = sts.asked().concat();
     for part in ["RoleSessionName=me", "ExternalId=x", "role%2Fr", "/us-west-2/sts/aws4_request", ID] {
         assert!(asked.contains(part), "{part}: {asked}");
     }
-    let (endpoint, asked) = sts("2020-01-01T00:00:00Z");
+    let sts = Sts::start(SESSION, || "2020-01-01T00:00:00Z".to_owned());
     let role = "awsRoleArn=\"arn:aws:iam::1:role/r\"";
-    let answer = ask(role, &[&environment[..], &[("AWS_ENDPOINT_URL_STS", endpoint.as_str())]].concat());
+    let answer = ask(role, &[&environment[..], &[("AWS_ENDPOINT_URL_STS", sts.endpoint.as_str())]].concat());
     assert!(answer["error"].as_str().unwrap_or_default().contains("ended at 2020-01-01"), "{answer}");
-    assert!(asked.join().unwrap().contains("RoleSessionName=MSKSASLDefaultSession"));
+    assert!(sts.asked().concat().contains("RoleSessionName=MSKSASLDefaultSession"));
     // A service that is away may come back.
     let answer = ask(role, &[&environment[..], &[("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")]].concat());
     assert!(answer["error"].as_str().unwrap_or_default().starts_with("there are no AWS credentials"), "{answer}");

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +24,7 @@ use crate::support::kafka::{Kafka, Message};
 use crate::support::kinesis::{Call, Kinesis, Put, Server, Throttle, Verdict, aggregate};
 use crate::support::proxy::Proxy;
 use crate::support::services::{Moto, aws_environment, left_out, read, run_python};
+use crate::support::sts::Sts;
 use crate::support::time::{Awake, PATIENCE, until};
 use crate::support::world::{World, binary, home};
 
@@ -1627,73 +1627,24 @@ async fn who_has_no_keys_is_told_so() {
     assert!(hint.contains("AWS_ACCESS_KEY_ID"), "{hint}");
 }
 
-/// A service that hands out a role for a few seconds, or is away.
-struct Sts {
-    endpoint: String,
-    is_away: Arc<AtomicBool>,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Sts {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let (is_away, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let sts = Self { endpoint, is_away: Arc::clone(&is_away), asked: Arc::clone(&asked) };
-        thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let (mut question, mut piece) = (String::new(), [0; 4096]);
-                while let Ok(read @ 1..) = stream.read(&mut piece) {
-                    question.push_str(&String::from_utf8_lossy(&piece[..read]));
-                    if question.contains("Action=AssumeRole") {
-                        break;
-                    }
-                }
-                asked.lock().unwrap().push(question);
-                let end = (chrono::Utc::now() + chrono::Duration::seconds(13)).to_rfc3339();
-                let (status, body) = match is_away.load(Ordering::SeqCst) {
-                    true => ("500 Internal Server Error", String::new()),
-                    false => (
-                        "200 OK",
-                        format!(
-                            "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult>\
-                             <Credentials><AccessKeyId>OFROLE</AccessKeyId><SecretAccessKey>y</SecretAccessKey>\
-                             <SessionToken>t</SessionToken><Expiration>{end}</Expiration></Credentials>\
-                             </AssumeRoleResult></AssumeRoleResponse>"
-                        ),
-                    ),
-                };
-                let head = "content-type: text/xml\r\nconnection: close\r\ncontent-length";
-                // Whoever asked may have gone.
-                let _ = write!(stream, "HTTP/1.1 {status}\r\n{head}: {}\r\n\r\n{body}", body.len());
-            }
-        });
-        sts
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.lock().unwrap().len()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_is_assumed_again_and_again_and_who_hands_it_out_may_be_away_for_a_while() {
     let role = "roleArn 'arn:aws:iam::1:role/r', roleSessionName 'me', roleExternalId 'x'";
     let Some(mut case) = case(Server::Load, "role", 1, role) else { return };
-    let sts = Sts::start();
+    let sts = Sts::start("t", || (chrono::Utc::now() + chrono::Duration::seconds(13)).to_rfc3339());
     case.environment.push(("AWS_ENDPOINT_URL_STS".to_owned(), sts.endpoint.clone()));
     let mut expected = case.put(&rows(0..10));
     let mut process = case.follow(&[]);
     process.until_taken(None, 10);
-    let first = sts.asked.lock().unwrap()[0].clone();
+    let first = sts.asked()[0].clone();
     for part in ["RoleSessionName=me", "ExternalId=x", "role%2Fr", "Action=AssumeRole"] {
         assert!(first.contains(part), "{part}: {first}");
     }
-    sts.is_away.store(true, Ordering::SeqCst);
-    let before = sts.asked();
-    until("the keys have ended, and are asked for in vain", || sts.asked() >= before + 8);
+    sts.set_away(true);
+    let before = sts.asked().len();
+    until("the keys have ended, and are asked for in vain", || sts.asked().len() >= before + 8);
     expected.extend(case.put(&rows(10..20)));
-    sts.is_away.store(false, Ordering::SeqCst);
+    sts.set_away(false);
     process.until_taken(None, 20);
     let done = process.stop();
     assert_eq!(done.counts(), [20, 20, 0], "{done:?}");

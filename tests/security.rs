@@ -243,7 +243,7 @@ fn refusals(case: &Case) -> Vec<Refusal> {
         // Hung up on, the client may also have waited in vain: `timed out: disconnect`.
         world("plaintext to TLS", &ssl, String::new(), "isconnect", "kafka.security.protocol"),
         world("plaintext to SASL", &sasl, String::new(), "isconnect", "kafka.security.protocol"),
-        world("TLS to plaintext", &kafka.bootstrap(), tls.clone(), "isconnect", "kafka.security.protocol"),
+        world("TLS to plaintext", &kafka.bootstrap(), tls.clone(), "Disconnected", "kafka.security.protocol"),
         world(
             "SASL to plaintext",
             &kafka.bootstrap(),

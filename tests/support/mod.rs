@@ -7,5 +7,6 @@ pub mod kinesis;
 pub mod proxy;
 pub mod services;
 pub mod stores;
+pub mod sts;
 pub mod time;
 pub mod world;

@@ -3,9 +3,8 @@
 //! Floor 3: pure; uses `epoch`, `error`. The log keeps, for every topic, its id and the offsets that come next. Offsets alone cannot tell
 //! a topic from another one made later under the same name \[research: reliability 0.7\]: the id can.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -121,27 +120,6 @@ pub struct Held {
     pub earliest: i64,
     /// Behind the last one that can be read.
     pub end: i64,
-}
-
-/// Where partitions lost their newest messages in an unclean election, by query, topic and partition, until the query that was
-/// stopped by it looks. When a partition has grown past that again, nothing else tells what is there from what was.
-#[derive(Debug, Default)]
-pub struct Cuts(Mutex<HashMap<(String, String, i32), i64>>);
-
-impl Cuts {
-    /// Keeps the first offset that was lost.
-    pub fn keep(&self, query: &str, topic: &str, partition: i32, end: i64) {
-        self.lock().insert((query.to_owned(), topic.to_owned(), partition), end);
-    }
-
-    /// What is kept of a partition; it is not kept any longer.
-    pub fn take(&self, query: &str, topic: &str, partition: i32) -> Option<i64> {
-        self.lock().remove(&(query.to_owned(), topic.to_owned(), partition))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String, i32), i64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What to do with a partition whose position is known.
