@@ -26,7 +26,7 @@ use crate::signals::{Interruption, Signals};
 use crate::source::SlotOf;
 
 /// How long a stream may take to end its epochs when it is asked to stop.
-const GRACE: Duration = Duration::from_secs(4);
+const GRACE: Duration = Duration::from_millis(4700);
 /// How `--skip-exit-code` is said without a number.
 const SKIPPED: &str = "99";
 
@@ -294,7 +294,8 @@ pub async fn main(arguments: Vec<OsString>) -> u8 {
     };
     let globals = &request.globals;
     let level = globals.log_level.unwrap_or(if globals.quiet { LogLevel::Error } else { LogLevel::Warn });
-    let look = Look::of_terminal(globals.json, globals.quiet, level >= LogLevel::Debug);
+    let json_log = globals.log_format == Some(LogFormat::Json);
+    let look = Look { json_log, ..Look::of_terminal(globals.json, globals.quiet, level >= LogLevel::Debug) };
     let output = Arc::new(Output::standard(look));
     start_log(level, globals.log_format.unwrap_or(LogFormat::Text), &output);
     let status = match &request.action {

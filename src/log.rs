@@ -116,6 +116,9 @@ pub struct Entry {
     pub table: Option<TableEntry>,
     /// The quarantine, likewise.
     pub quarantine: Option<TableEntry>,
+    /// The name of the quarantine, which an edited statement may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine_name: Option<String>,
     /// For people.
     pub counts: Counts,
 }

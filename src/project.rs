@@ -69,7 +69,14 @@ impl Project {
         }
         let found = named.first().map_or(here.as_path(), PathBuf::as_path);
         let file = found.ancestors().map(|folder| folder.join(FILE)).find(|file| file.is_file());
-        let config = file.as_deref().map(|file| Config::read(file, &here, invocation)).transpose()?.unwrap_or_default();
+        let config = match (file.as_deref(), profile(invocation)) {
+            (Some(file), profile) => Config::read(file, &here, profile)?,
+            (None, None) => Config::default(),
+            (None, Some(name)) => {
+                return Err(Error::config(format!("there is no {FILE} that has the profile `{name}`"))
+                    .hint("go to the project's folder, or name it with -C"));
+            }
+        };
         let root = file.as_deref().and_then(Path::parent).map_or_else(|| here.clone(), Path::to_path_buf);
         let mut project = Self {
             lake: lake(invocation, &config),
@@ -104,7 +111,8 @@ impl Project {
     fn load(&mut self, own: Option<&Path>, named: &[PathBuf]) -> Result<()> {
         let mut paths: BTreeMap<PathBuf, bool> = BTreeMap::new();
         if let Some(own) = own {
-            paths.extend(sql_files(own)?.into_iter().map(|path| (path, false)));
+            // Nothing is named: all of the project is meant.
+            paths.extend(sql_files(own)?.into_iter().map(|path| (path, named.is_empty())));
         }
         for path in named {
             let selected = if path.is_file() { vec![path.clone()] } else { sql_files(path)? };
@@ -167,6 +175,10 @@ fn current_folder(invocation: &Invocation) -> Result<PathBuf> {
     Err(Error::config(format!("there is no folder `{}`", directory.display())).hint("mend the argument of -C"))
 }
 
+fn profile(invocation: &Invocation) -> Option<String> {
+    invocation.profile.clone().or_else(|| environment("PINSQL_PROFILE").filter(|name| !name.is_empty()))
+}
+
 fn lake(invocation: &Invocation, config: &Config) -> String {
     let lake = invocation.lake.clone().or_else(|| environment("PINSQL_LAKE"));
     lake.or_else(|| config.lake.clone()).unwrap_or_else(|| "lake".to_owned())
@@ -214,7 +226,7 @@ struct Config {
 }
 
 impl Config {
-    fn read(path: &Path, here: &Path, invocation: &Invocation) -> Result<Self> {
+    fn read(path: &Path, here: &Path, profile: Option<String>) -> Result<Self> {
         let name = path.strip_prefix(here).unwrap_or(path).display().to_string();
         let text =
             std::fs::read_to_string(path).map_err(|error| Error::config(format!("cannot read `{name}`: {error}")))?;
@@ -231,7 +243,7 @@ impl Config {
         };
         let profiles = table.remove("profile");
         source.finish(&table, &["lake", "sql", "vars", "profile"])?;
-        if let Some(name) = invocation.profile.clone().or_else(|| environment("PINSQL_PROFILE")) {
+        if let Some(name) = profile {
             config.apply(&source, profiles, &name)?;
         }
         Ok(config)

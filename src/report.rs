@@ -54,6 +54,9 @@ pub struct TableReport {
     pub dropped: u64,
     /// Rows of the quarantine.
     pub quarantined: u64,
+    /// The quarantine's name.
+    #[serde(skip)]
+    pub quarantine: String,
     /// Rows behind the watermark.
     pub late: u64,
     /// Records that the source no longer had; None where it cannot tell.

@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use pinsql::cli::exit_status;
 use pinsql::error::{Error, Place};
 use pinsql::output::{Look, Output, render};
-use pinsql::report::{EpochReport, Reporter, Status, Summary, TableReport};
+use pinsql::report::{Condition, EpochReport, Reporter, Status, Summary, TableReport};
 use pinsql::signals::Interruption;
 use serde_json::{Value, json};
 
@@ -94,6 +94,7 @@ fn table(name: &str) -> TableReport {
     TableReport {
         table: name.into(),
         location: format!("file:///lake/{name}"),
+        quarantine: format!("{name}_quarantine"),
         lost: Some(0),
         ..TableReport::default()
     }
@@ -321,6 +322,37 @@ clean_user  +1 row (read 9, dropped 8)                version 3
 3 tables, +3,997 rows, read 4,020, dropped 8, quarantined 15 in 812 ms
 ";
     assert_eq!(streams.take(), (String::new(), expected.into()));
+}
+
+#[test]
+fn a_loss_that_nobody_can_count_is_said() {
+    let streams = people();
+    let lost = TableReport { epochs: 1, lost: None, ..table("t") };
+    streams.output.summary(&summary(Status::Ok, vec![lost], None));
+    let expected = "t  +0 rows (lost an unknown number)\n1 table, +0 rows, lost an unknown number in 812 ms\n";
+    assert_eq!(streams.take().1, expected);
+}
+
+/// The others go on, and whoever wants errors alone wants this one now.
+#[test]
+fn a_table_that_fails_is_said_at_once() {
+    let error = Error::world("the lake is gone");
+    let quiet = Streams::new(Look { quiet: true, ..Look::default() });
+    quiet.output.condition("t", &Condition::Running);
+    quiet.output.condition("t", &Condition::Failed(&error));
+    assert_eq!(quiet.take().1, "t: failed: the lake is gone\n");
+}
+
+#[test]
+fn lines_are_json_where_the_log_is() {
+    let streams = Streams::new(Look { json_log: true, ..Look::default() });
+    streams.output.condition("t", &Condition::Running);
+    streams.output.notice("a notice", None);
+    let lines = streams.take().1;
+    let parsed: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said: Vec<&Value> = parsed.iter().map(|line| &line["fields"]["message"]).collect();
+    assert_eq!(said, ["t: running", "a notice"]);
+    assert!(parsed[0]["timestamp"].is_string() && parsed[0]["level"] == "INFO", "{lines}");
 }
 
 #[test]

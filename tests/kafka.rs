@@ -347,8 +347,10 @@ async fn records_that_retention_took_are_said_or_counted() {
     assert!(error.hint_text().unwrap().contains("failOnDataLoss"), "{error:?}");
     // An edited option keeps the positions.
     case.write("failOnDataLoss 'false'");
-    let summary = case.run().await;
+    let (mut engine, told) = case.world.open(&["sql"]).await.unwrap();
+    let summary = engine.run(&RunOptions::default()).await;
     assert_eq!(counts(&summary), (50, 50, 0));
+    assert_eq!(*told.notices.lock().unwrap(), ["`t` goes on without 50 records that its source no longer had"]);
     assert_eq!(table(&summary, "t").lost, Some(50));
     assert_eq!(table(&case.run().await, "t").lost, Some(0), "what was lost is counted once");
     assert_eq!(case.ids().await, (0..100).chain(150..200).collect::<Vec<_>>());

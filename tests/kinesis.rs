@@ -1457,6 +1457,25 @@ fn make_anew(case: &Case, shards: usize) {
     case.kinesis.create_stream(&case.stream, shards);
 }
 
+/// Positions are of one stream; those of another one cannot be told from them by their form.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_names_another_stream_says_so() {
+    let Some(mut case) = case(Server::Load, "first", 1, "") else { return };
+    case.put(&rows(0..60));
+    case.run();
+    let first = std::mem::replace(&mut case.stream, format!("second-{:08x}", rand::random::<u32>()));
+    case.kinesis.create_stream(&case.stream, 1);
+    case.put(&rows(1000..1100));
+    case.write("");
+    let [kind, message, hint] = case.fails(1);
+    assert_eq!(kind, "data", "{message}");
+    let words = format!("reads stream `{}`, and its positions are of `{first}`", case.stream);
+    assert!(message.contains(&words) && hint.contains("--full-refresh"), "{message} {hint}");
+    case.write("failOnDataLoss 'false'");
+    case.run();
+    assert_eq!(case.ids().await, (0..60).chain(1000..1100).collect::<Vec<_>>());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_made_anew_is_another_stream() {
     for server in [Server::Load, Server::Lineage, Server::FanOut] {

@@ -1,7 +1,7 @@
 //! `pinsql stream`: followed topics, folders and tables; brokers that go away, instances that meet, processes that die.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pinsql::engine::{RunOptions, StreamOptions};
 use pinsql::report::{Status, Summary};
+use pinsql::source::SlotOf;
 use pinsql::stream::compact::worth_merging;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -293,7 +294,7 @@ async fn messages_that_an_unclean_election_has_replaced_are_no_others() {
     let mut brokers = BTreeMap::from([2, 3].map(|id| (id, kafka.join(id))));
     for strict in [true, false] {
         let topic = unique("unclean");
-        kafka.create_topic_on(&topic, &[2, 3], &[("unclean.leader.election.enable", "true")]);
+        kafka.create_topic_on(&topic, &[&[2, 3]], &[("unclean.leader.election.enable", "true")]);
         let world = project(&kafka, &topic, &format!("failOnDataLoss '{strict}'"));
         let (summary, _) = follow(&world, quickly(), async |told: Arc<Told>| {
             kafka.produce(&topic, messages(0..50, 1));
@@ -331,6 +332,46 @@ async fn messages_that_an_unclean_election_has_replaced_are_no_others() {
         }
         tokio::task::block_in_place(|| brokers.values_mut().for_each(Broker::start));
     }
+}
+
+/// Neither where it is being read, nor where reading begins again meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_holds_up_no_other() {
+    if left_out("kafka") {
+        return;
+    }
+    let (kafka, topic) = (Kafka::alone(), "halved");
+    let mut broker = kafka.join(2);
+    kafka.create_topic_on(topic, &[&[1], &[2]], &[]);
+    let world = project(&kafka, topic, "");
+    let produce = |ids: std::ops::Range<i64>, partition| {
+        kafka.produce(topic, ids.map(|id| Message::new(json!({ "id": id }).to_string()).partition(partition)));
+    };
+    produce(0..50, 0);
+    produce(50..100, 1);
+    let (first, _) = follow(&world, quickly(), async |told: Arc<Told>| {
+        until("both", async || written(&told) == 100).await;
+        tokio::task::block_in_place(|| broker.kill());
+        until("one of them has no leader", async || kafka.partitions(topic) == 0).await;
+        // A bounded reading cannot know where that one ends.
+        let bounded = project(&kafka, topic, "").run_with(&["sql"], &RunOptions::default()).await;
+        let error = bounded.error.unwrap();
+        assert!(error.message().contains("partition 1 of `halved`: Broker: Leader not available"), "{error}");
+        produce(100..150, 0);
+        until("the other goes on", async || written(&told) == 150).await;
+    })
+    .await;
+    let (second, _) = follow(&world, quickly(), async |told: Arc<Told>| {
+        produce(150..200, 0);
+        until("the other begins again", async || written(&told) == 50).await;
+        tokio::task::block_in_place(|| broker.start());
+        until("both have a leader", async || kafka.partitions(topic) == 2).await;
+        produce(200..250, 1);
+        until("both again", async || written(&told) == 100).await;
+    })
+    .await;
+    assert!(first.error.is_none() && second.error.is_none(), "{first:?} {second:?}");
+    assert_eq!(ids(&world).await, (0..250).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,12 +477,12 @@ async fn small_files_are_merged_and_the_log_is_folded_while_epochs_go_on() {
          CREATE STREAMING TABLE follower AS SELECT id FROM STREAM t;",
     );
     let files = 800;
-    (0..files).for_each(|id| world.write(&format!("in/{id:05}.json"), format!("{{\"id\":{id}}}\n")));
+    (0..files).for_each(|id| world.write(&format!("in/{id:05}.json"), format!("{{\"id\":{id}}}\nbad {id}\n")));
     let options = || StreamOptions { trigger: Some(Duration::from_millis(1)), ..StreamOptions::default() };
     let half = |told: Arc<Told>| {
         let log = world.path("lake/t/_pinsql/t/log");
         async move {
-            until("half of it", async || written(&told) >= 1100).await;
+            until("half of it", async || written(&told) >= 1900).await;
             // Entries are folded when they are old.
             let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
             // The log goes on: what is being written has another ending still.
@@ -462,10 +503,14 @@ async fn small_files_are_merged_and_the_log_is_folded_while_epochs_go_on() {
     assert_eq!(ids(&world).await, expected);
     let follower = world.query("SELECT id FROM follower ORDER BY id").await;
     assert_eq!(follower.len(), expected.len(), "a merge repeats nothing for those who follow the table");
-    let versions = std::fs::read_dir(world.path("lake/t/_delta_log")).unwrap();
-    let merges = versions.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok());
-    let merges = merges.filter(|text| text.contains("\"operation\":\"OPTIMIZE\"")).count();
-    assert!(merges >= 10, "{merges} merges of {files} files");
+    let aside = "SELECT count(DISTINCT payload) AS n, count(*) AS rows FROM t_quarantine";
+    assert_eq!(world.query(aside).await, [json!({"n": files, "rows": files})]);
+    for table in ["t", "t_quarantine"] {
+        let versions = std::fs::read_dir(world.path(&format!("lake/{table}/_delta_log"))).unwrap();
+        let merges = versions.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok());
+        let merges = merges.filter(|text| text.contains("\"operation\":\"OPTIMIZE\"")).count();
+        assert!(merges >= 10, "{merges} merges of {files} files of {table}");
+    }
     let log: Vec<_> = std::fs::read_dir(world.path("lake/t/_pinsql/t/log")).unwrap().collect();
     assert!(log.len() < usize::try_from(files).unwrap() - 300, "{} entries are left of {files}", log.len());
     assert!(world.path("lake/t/_pinsql/t/log/_folded.json").exists());
@@ -495,6 +540,17 @@ impl Process {
         let status = self.0.wait().unwrap().code();
         let last = out.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
         (status, last, err)
+    }
+
+    /// Waits until it says a line on standard error that begins so.
+    fn says(&mut self, beginning: &str) {
+        let mut reader = BufReader::new(self.0.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with(beginning) {
+            line.clear();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "it never said `{beginning}`");
+        }
+        self.0.stderr = Some(reader.into_inner());
     }
 
     fn has_ended(&mut self) -> bool {
@@ -611,6 +667,97 @@ async fn several_instances_share_the_partitions_of_a_table() {
     assert_eq!((status, &summary["error"]["kind"]), (Some(1), &json!("conflict")), "{summary}");
     let (status, summary, _) = Process::start(&world, &["run", "sql", "--json"], &[]).end();
     assert_eq!((status, &summary["error"]["kind"]), (Some(1), &json!("conflict")), "{summary}");
+    // Nor does anybody write to it who does not know its statement.
+    world.write("sql/t.sql", "SELECT 1;");
+    for sql in ["INSERT INTO t SELECT * FROM t", "CREATE OR REPLACE TABLE t AS SELECT 1 AS a"] {
+        let error = world.refused(sql).await;
+        assert!(error.message().contains("filled by"), "{error}");
+    }
+    assert_whole(&world, 8000).await;
+}
+
+/// How many instances there are is said before the first of them reads anything; whoever mistook the number begins anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_instances_can_be_taken_back() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let world = project_at(&port.to_string(), "nowhere", "");
+    let error = async |index, count| {
+        let slot = Some(SlotOf { index, count });
+        let options = StreamOptions { slot, ..StreamOptions::default() };
+        world.open(&["sql"]).await.unwrap().0.stream(&options).await.error.unwrap()
+    };
+    assert!(error(0, 2).await.message().contains("does not answer"));
+    assert!(error(0, 3).await.message().contains("shared by 2 instances"));
+    world.query("DROP TABLE t").await;
+    assert!(error(0, 3).await.message().contains("does not answer"));
+}
+
+/// A step that does not end in time is left, and what became of the others is still told.
+#[test]
+fn a_stream_that_is_stopped_in_a_long_step_tells_what_failed() {
+    let (broker, world) = silence();
+    world.write("in/a.json", "{\"id\":1}\n");
+    world.write(
+        "sql/t.sql",
+        "CREATE EXTERNAL TABLE s (id BIGINT) STORED AS JSON LOCATION 'in';
+         CREATE STREAMING TABLE strict (CONSTRAINT large EXPECT (id > 9) ON VIOLATION FAIL UPDATE) AS SELECT id FROM STREAM s;
+         CREATE EXTERNAL TABLE silent (id BIGINT) STORED AS KAFKA LOCATION 'kafka://SERVER/silence';
+         CREATE MATERIALIZED VIEW long AS SELECT count(*) AS n FROM silent;"
+            .replace("SERVER", &broker.local_addr().unwrap().to_string()),
+    );
+    let mut stream = Process::start(&world, &["stream", "sql", "--json"], &[]);
+    stream.says("strict: failed");
+    stream.signal("TERM");
+    let (status, summary, complaint) = stream.end();
+    assert_eq!((status, summary["tables"].as_array().map(Vec::len)), (Some(1), Some(2)), "{summary} {complaint}");
+    assert!(summary["tables"][0]["error"]["message"].as_str().unwrap().contains("large"), "{summary}");
+}
+
+/// Whoever has looked through a quarantine drops it, and does not stop the stream for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_that_is_dropped_beside_its_stream_begins_anew() {
+    let world = World::new();
+    world.write("in/a.json", "bad 1\n");
+    world.write(
+        "sql/t.sql",
+        "CREATE EXTERNAL TABLE s (id BIGINT) STORED AS JSON LOCATION 'in';
+         CREATE STREAMING TABLE t AS SELECT id FROM STREAM s;
+         CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s;",
+    );
+    let is_there = |name: &str| world.path(&format!("lake/{name}_quarantine/_delta_log")).exists();
+    let (summary, _) = follow(&world, quickly(), async |_| {
+        for round in 2..5 {
+            until("both quarantines", async || is_there("t") && is_there("v")).await;
+            world.query("DROP TABLE t_quarantine; DROP TABLE v_quarantine").await;
+            world.write(&format!("in/{round}.json"), format!("bad {round}\n"));
+        }
+        until("both quarantines again", async || is_there("t") && is_there("v")).await;
+    })
+    .await;
+    assert!(summary.error.is_none(), "{summary:?}");
+    let sql = "SELECT CAST(payload AS STRING) AS payload FROM t_quarantine";
+    assert_eq!(world.query(sql).await, [json!({"payload": "bad 4"})]);
+    let sql = "SELECT count(DISTINCT payload) AS n, count(*) AS rows FROM v_quarantine";
+    assert_eq!(world.query(sql).await, [json!({"n": 4, "rows": 4})]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_beside_a_stream_is_refused_for_views_as_well() {
+    let world = World::new();
+    world.write("in/a.json", "{\"id\":1}\n");
+    world.write(
+        "sql/v.sql",
+        "CREATE EXTERNAL TABLE s (id BIGINT) STORED AS JSON LOCATION 'in';
+         CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM s;",
+    );
+    let (summary, _) = follow(&world, quickly(), async |_| {
+        let built = async || world.path("lake/v/_delta_log/00000000000000000000.json").exists();
+        until("the view", built).await;
+        let error = world.run_with(&["sql"], &RunOptions::default()).await.error.unwrap();
+        assert_eq!(error.kind().name(), "conflict", "{error}");
+    })
+    .await;
+    assert!(summary.error.is_none(), "{summary:?}");
 }
 
 fn seed() -> u64 {

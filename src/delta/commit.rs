@@ -5,6 +5,7 @@
 //! unless it shows that somebody else writes this table. It is not there: the same put is tried again, which is safe
 //! because a put that arrives late finds its name taken or takes it for us.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -38,6 +39,8 @@ pub enum Change {
     Replace,
     /// Takes the place of some files with the same rows: a compaction.
     Rewrite,
+    /// Nothing: the table has another comment, or other properties.
+    Describe,
 }
 
 /// The `txn` action that makes a commit of an epoch recognisable.
@@ -145,14 +148,59 @@ impl Table {
     }
 
     fn moved(&self, commit: &Commit<'_>, head: Option<Head>, version: u64) -> Head {
+        let said = (commit.spec.comment.clone(), commit.spec.properties.delta.clone());
+        let (comment, properties) = match &head {
+            Some(head) if !matches!(commit.change, Change::Replace | Change::Describe) => {
+                (head.comment.clone(), head.properties.clone())
+            }
+            _ => said,
+        };
         Head {
             // The commit that makes a table gives it the attempt's id.
             id: head.as_ref().map_or_else(|| commit.attempt.to_string(), |head| head.id.clone()),
             version,
             schema: SchemaRef::clone(&commit.spec.schema),
             partition_by: commit.spec.partition_by.clone(),
+            comment,
+            properties,
             last_checkpoint: head.map_or(0, |head| head.last_checkpoint),
         }
+    }
+
+    /// What is to be written so that the table has the comment and the properties of a statement; None where it has them.
+    async fn redescribed(&self, spec: &Spec) -> Option<Spec> {
+        let head = self.head.lock().await;
+        let head = head.as_ref()?;
+        let mut delta = head.properties.clone();
+        delta.extend(spec.properties.delta.clone());
+        let comment = spec.comment.clone().or_else(|| head.comment.clone());
+        if comment == head.comment && delta == head.properties {
+            return None;
+        }
+        let properties = super::Properties { delta, ..spec.properties.clone() };
+        Some(Spec { comment, properties, ..spec.clone() })
+    }
+
+    /// Gives a table that is there the comment and the properties of its statement, in a commit without rows, where they
+    /// differ. A property that others have set, or that the statement no longer names, stays.
+    pub async fn describe(&self, spec: &Spec) -> Result<()> {
+        if self.redescribed(spec).await.is_none() {
+            return Ok(());
+        }
+        // What others have set since this table was opened stays too.
+        self.refresh().await?;
+        let Some(spec) = self.redescribed(spec).await else { return Ok(()) };
+        let commit = Commit {
+            spec: &spec,
+            attempt: Uuid::new_v4(),
+            txn: None,
+            change: Change::Describe,
+            adds: Vec::new(),
+            removes: Vec::new(),
+            seen_live: 0,
+            operation: "SET TBLPROPERTIES",
+        };
+        self.commit(&commit).await.map(drop)
     }
 
     /// The commit's text: an action a line.
@@ -165,6 +213,9 @@ impl Table {
             None => actions.extend(creation(commit.spec, commit.attempt, self.clock.as_ref())?),
             Some(head) if commit.change == Change::Replace => {
                 self.replace(commit, head, &mut actions).await?;
+            }
+            Some(head) if commit.change == Change::Describe => {
+                actions.push(metadata(commit.spec, &head.id, self.clock.as_ref())?);
             }
             Some(_) => {}
         }
@@ -247,6 +298,7 @@ impl Table {
 
     /// Decides whether we may commit behind a commit that is not ours, and moves on behind it.
     fn look_at(&self, commit: &Commit<'_>, actions: &[Value], head: Option<&mut Head>, version: u64) -> Result<()> {
+        let ours = metadata(commit.spec, "", self.clock.as_ref())?;
         for action in actions {
             // An earlier epoch of ours was committed after this table was opened: the log has put it before the one at hand.
             if let (Some(Txn { app_id, epoch }), Some(theirs)) = (&commit.txn, action["txn"]["appId"].as_str())
@@ -255,7 +307,8 @@ impl Table {
             {
                 return Err(self.fenced());
             }
-            if action.get("metaData").is_some() || action.get("protocol").is_some() {
+            let describes = |theirs| commit.change != Change::Describe && has_columns_of(theirs, &ours);
+            if action.get("metaData").is_some_and(|theirs| !describes(theirs)) || action.get("protocol").is_some() {
                 return Err(self.changed_by_another(version));
             }
             if commit.change == Change::Rewrite && action.get("remove").is_some() {
@@ -330,7 +383,7 @@ impl Table {
             schema: super::schema::table_schema(&snapshot.arrow_schema())?,
             partition_by: snapshot.metadata().partition_columns().to_vec(),
             comment: snapshot.metadata().description().map(str::to_owned),
-            properties: super::Properties { delta: properties_of(&snapshot), ..Default::default() },
+            properties: super::Properties::of(properties_of(&snapshot)),
         }))
     }
 
@@ -351,8 +404,14 @@ impl Table {
     }
 }
 
-fn properties_of(snapshot: &EagerSnapshot) -> std::collections::BTreeMap<String, String> {
+pub(super) fn properties_of(snapshot: &EagerSnapshot) -> BTreeMap<String, String> {
     snapshot.metadata().configuration().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Whether two `metaData` differ in nothing but what describes the table.
+fn has_columns_of(one: &Value, other: &Value) -> bool {
+    let other = &other["metaData"];
+    ["schemaString", "partitionColumns"].iter().all(|key| one[key] == other[key])
 }
 
 /// The live files of a snapshot.

@@ -20,8 +20,8 @@ use arrow::datatypes::SchemaRef;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::{EagerSnapshot, StructType};
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
-use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -65,7 +65,7 @@ impl Properties {
         }
         for pair in options.take_family("delta.") {
             refuse_feature(&pair)?;
-            if pair.key.eq_ignore_ascii_case("delta.parquet.compression.codec") {
+            if pair.key.eq_ignore_ascii_case(CODEC) {
                 properties.codec = codec(&pair)?;
             }
             properties.delta.insert(pair.key, pair.value);
@@ -73,6 +73,19 @@ impl Properties {
         Ok(properties)
     }
 }
+
+impl Properties {
+    /// What is known of a table's properties from the table alone.
+    fn of(delta: BTreeMap<String, String>) -> Self {
+        let codec =
+            delta.iter().find(|(key, _)| key.eq_ignore_ascii_case(CODEC)).map(|(_, value)| value.to_ascii_lowercase());
+        let mut properties = Self { delta, ..Self::default() };
+        properties.codec = codec.unwrap_or(properties.codec);
+        properties
+    }
+}
+
+const CODEC: &str = "delta.parquet.compression.codec";
 
 fn codec(pair: &crate::options::OptionPair) -> Result<String> {
     let codec = pair.value.to_ascii_lowercase();
@@ -135,6 +148,8 @@ struct Head {
     version: u64,
     schema: SchemaRef,
     partition_by: Vec<String>,
+    comment: Option<String>,
+    properties: BTreeMap<String, String>,
     last_checkpoint: u64,
 }
 
@@ -227,6 +242,8 @@ impl Table {
             version: snapshot.version(),
             schema: schema::table_schema(&snapshot.arrow_schema())?,
             partition_by: snapshot.metadata().partition_columns().to_vec(),
+            comment: snapshot.metadata().description().map(str::to_owned),
+            properties: commit::properties_of(snapshot),
             last_checkpoint: self.last_checkpoint().await,
         })
     }
@@ -246,6 +263,31 @@ impl Table {
         }
         let snapshot = EagerSnapshot::try_new(self.log.as_ref(), version).await;
         snapshot.map(Some).map_err(|error| fault(format!("cannot read table `{}`", self.location), error))
+    }
+
+    /// Looks whether the table is still there: it may have been dropped while it was open, and whoever commits behind the version
+    /// that is known would leave a log without a beginning.
+    pub async fn find_again(&self) -> Result<()> {
+        let Some(version) = self.version().await else { return Ok(()) };
+        let path = self.location.join(&format!("_delta_log/{version:020}.json"));
+        match path.store().head(path.path()).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => self.refresh().await,
+            Err(error) => Err(store::failed(format!("cannot look for `{path}`"), error)),
+        }
+    }
+
+    /// Whether all of these files lie in the table's folder.
+    pub async fn holds(&self, adds: &[Add]) -> Result<bool> {
+        for add in adds {
+            let path = self.location.join(&add.path);
+            match path.store().head(path.path()).await {
+                Ok(_) => {}
+                Err(object_store::Error::NotFound { .. }) => return Ok(false),
+                Err(error) => return Err(store::failed(format!("cannot look for `{path}`"), error)),
+            }
+        }
+        Ok(true)
     }
 
     /// Writers for the files of one commit.

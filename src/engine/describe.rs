@@ -2,25 +2,31 @@
 //!
 //! Floor 6: uses `sql`, `delta`, `log`, `report`, `error`.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::format::ExplainFormat;
 use datafusion::logical_expr::{ExplainOption, LogicalPlanBuilder};
+use regex::Regex;
 
 use super::Engine;
 use super::fill::log_folder;
 use super::graph::{Step, query_of};
-use super::once::planning;
+use super::once::{has_traces, is_to_be_made, planning};
 use crate::error::{Error, Result};
 use crate::log::EpochLog;
+use crate::report::TableReport;
 use crate::source::METADATA;
 use crate::sql::catalog::{columns_ddl, target_of};
-use crate::sql::statement::{DropKind, Explain, Kind, Statement};
+use crate::sql::statement::{CreateTarget, DropKind, Explain, Kind, Statement};
 use crate::sql::text::Name;
 use crate::sql::types::{quoted_name, type_name};
 use crate::stream::write::plan_error;
+
+/// Where the columns of a source end; a name may have the first word in it.
+static STORED_AS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(?i)\bstored\s+as\b").ok());
 
 impl Engine {
     /// Shows texts as a result.
@@ -101,8 +107,8 @@ impl Engine {
         let opened = self.catalog.open_source(create, None).await?;
         let Some(columns) = opened.and_then(|opened| opened.columns) else { return Ok(text) };
         let columns = columns_ddl(&columns).replace(", ", ",\n  ");
-        let upper = text.to_ascii_uppercase();
-        let Some(at) = upper.find("STORED") else { return Ok(text) };
+        let found = STORED_AS.as_ref().and_then(|pattern| pattern.find(&text));
+        let Some(at) = found.map(|found| found.start()) else { return Ok(text) };
         Ok(format!("{}(\n  {columns}\n)\n{}", text.get(..at).unwrap_or_default(), text.get(at..).unwrap_or_default()))
     }
 
@@ -141,12 +147,17 @@ impl Engine {
             self.catalog.forget(&name.value);
             return Ok(());
         }
-        let table = match self.existing(name).await {
-            Ok(table) => table,
-            Err(_) if if_exists => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        self.remove_files(&table).await?;
+        match self.existing(name).await {
+            Ok(table) => self.remove_files(table.location()).await?,
+            // A query that never got as far as a table may have left something. What else lies there is not ours.
+            Err(error) => match self.catalog.table(&name.value).await? {
+                table if has_traces(&table, &name.value).await? => {
+                    self.remove_files(&log_folder(&table, &name.value, None)).await?;
+                }
+                _ if if_exists => return Ok(()),
+                _ => return Err(error),
+            },
+        }
         self.catalog.close(&name.value).await;
         Ok(())
     }
@@ -158,35 +169,82 @@ impl Engine {
         self.texts(&["path"], &files.into_iter().map(|file| vec![file]).collect::<Vec<_>>())
     }
 
-    /// `pinsql plan`: the order, what each step reads, and how far it is.
-    pub(super) async fn show_plan(&self, steps: &[Step]) -> Result<()> {
-        let mut rows = Vec::new();
-        for (index, step) in steps.iter().enumerate() {
-            let reads = step.reads.iter().cloned().collect::<Vec<_>>().join(", ");
+    /// `pinsql plan`: the order, what each step reads, how far that is read, and what a run would do or refuse.
+    pub(super) async fn show_plan(&self, steps: &[Step], tables: &mut Vec<TableReport>) -> Result<()> {
+        let (mut rows, mut unbuilt) = (Vec::new(), BTreeSet::new());
+        for step in steps {
             let Some(target) = target_of(&step.statement.kind) else { continue };
-            let table = self.catalog.table(&target.name.value).await?;
-            let log = EpochLog::open(log_folder(&table, &target.name.value, None)).await?;
-            let action = match (log.last(), table.version().await, &step.statement.kind) {
-                (None, Some(_), Kind::StreamingTable(_) | Kind::MaterializedView(_)) => {
-                    "refused: the table is another's".to_owned()
+            let name = &target.name.value;
+            let mut report = self.blank_report(name).await;
+            let waits = step.reads.iter().any(|name| unbuilt.contains(name));
+            if self.catalog.table(name).await?.version().await.is_none() {
+                unbuilt.insert(name.clone());
+            }
+            let action = match self.would_do(&step.statement, target, waits).await {
+                Ok(action) => action,
+                Err(error) => {
+                    let error = error.at(step.statement.place.clone());
+                    let words = format!("refused: {}", error.message());
+                    report.error = Some(Arc::new(error));
+                    words
                 }
-                (None, None, _) => "build".to_owned(),
-                (Some(last), _, Kind::StreamingTable(_)) if last.fingerprint != self.fingerprint(&step.statement) => {
-                    format!("go on behind epoch {} with a changed query", last.epoch)
-                }
-                (Some(last), _, Kind::StreamingTable(_)) => format!("go on behind epoch {}", last.epoch),
-                (Some(_), ..) => "compute anew if an input has changed".to_owned(),
-                (None, Some(_), _) => "refused unless OR REPLACE: it exists".to_owned(),
             };
             rows.push(vec![
-                (index + 1).to_string(),
-                target.name.value.clone(),
+                (rows.len() + 1).to_string(),
+                name.clone(),
                 kind_name(&step.statement.kind).to_owned(),
-                reads,
+                step.reads.iter().cloned().collect::<Vec<_>>().join(", "),
+                self.positions(name).await?,
                 action,
             ]);
+            tables.push(report);
         }
-        self.texts(&["step", "table", "kind", "reads", "action"], &rows)
+        self.texts(&["step", "table", "kind", "reads", "positions", "action"], &rows)
+    }
+
+    /// How far a query has read its sources; of several instances, each its own.
+    async fn positions(&self, name: &str) -> Result<String> {
+        let table = self.catalog.table(name).await?;
+        let folder = log_folder(&table, name, None);
+        let mut logs = EpochLog::slots(&folder).await?;
+        logs.push(folder);
+        let mut positions = Vec::new();
+        for log in logs {
+            let log = EpochLog::open(log).await?;
+            let sources = log.last().into_iter().flat_map(|entry| &entry.sources);
+            positions.extend(sources.map(|(source, at)| format!("{source}: {}", at.committed.in_words())));
+        }
+        Ok(positions.join("; "))
+    }
+
+    /// What a run would do with a target, which may have to wait for others to be built first.
+    ///
+    /// # Errors
+    /// What it would refuse.
+    async fn would_do(&self, statement: &Statement, target: &CreateTarget, waits: bool) -> Result<String> {
+        let table = self.catalog.table(&target.name.value).await?;
+        if matches!(statement.kind, Kind::TableAs(_)) {
+            let action = match (is_to_be_made(&table, target).await?, table.version().await) {
+                (false, _) => "stay as it is",
+                (true, None) => "build",
+                (true, Some(_)) => "build anew",
+            };
+            return Ok(action.to_owned());
+        }
+        if !EpochLog::slots(&log_folder(&table, &target.name.value, None)).await?.is_empty() {
+            return Ok("go on by `pinsql stream --slot`, in several instances".to_owned());
+        }
+        let home = self.home(target, None).await?;
+        let Some(last) = home.last_epoch() else { return Ok("build".to_owned()) };
+        if matches!(statement.kind, Kind::MaterializedView(_)) {
+            return Ok("compute anew if an input has changed".to_owned());
+        }
+        // Whether it fits can be said of inputs that are there.
+        let fits = if waits { None } else { self.fits(statement, target, &home).await? };
+        Ok(match fits.unwrap_or_else(|| self.is_same_query(statement, &home)) {
+            true => format!("go on behind epoch {last}"),
+            false => format!("go on behind epoch {last} with a changed query; rows that are there stay"),
+        })
     }
 }
 

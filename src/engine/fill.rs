@@ -18,8 +18,9 @@ use tokio::sync::Mutex;
 use super::Engine;
 use super::follow::Task;
 use super::lease::Lease;
-use super::prepare::{Preparation, Prepared, quarantine_name, refuse_stream, require_stream};
+use super::prepare::{Preparation, Prepared, refuse_stream, require_stream};
 use crate::delta::{Add, Spec, Table};
+use crate::epoch::Epoch;
 use crate::error::{Error, Result};
 use crate::log::{EpochLog, SourceEntry};
 use crate::report::TableReport;
@@ -35,6 +36,9 @@ use crate::stream::{self, Following, Pauses, Planned, Planner, Query, RUN_TRIES,
 /// From one epoch of a stream to the next where nothing else is said.
 pub(super) const TRIGGER: Duration = Duration::from_secs(1);
 
+/// What the sources and tables of a view are, by name.
+pub(super) type Inputs = BTreeMap<String, SourceEntry>;
+
 /// A table, its quarantine and its log.
 pub(super) struct Home {
     table: Arc<Table>,
@@ -43,10 +47,9 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Gives the tables what the log says they have.
-    async fn recover(&self, prepared: &Prepared, target: &CreateTarget) -> Result<()> {
-        let quarantine_spec = quarantine::spec(&target.name.value);
-        stream::recover(&self.log, &self.table, &prepared.spec, &self.quarantine, &quarantine_spec).await
+    /// The newest epoch of its query.
+    pub(super) fn last_epoch(&self) -> Option<Epoch> {
+        self.log.last().map(|entry| entry.epoch)
     }
 }
 
@@ -62,6 +65,7 @@ impl Engine {
     ) -> Result<()> {
         let Some((home, prepared)) = self.settled_stream(statement, target, over, None).await? else { return Ok(()) };
         let _lease = Lease::share(&report.location, &report.table)?;
+        home.table.describe(&prepared.spec).await?;
         let limits = Limits { records: limits.records.or(prepared.max_records), ..limits };
         let planner = self.planner(statement, target, &prepared, true);
         let mut query = self.query(statement, target, home, &prepared, &planner);
@@ -89,6 +93,7 @@ impl Engine {
                 .at(target.query.place.clone())
                 .hint("`--slot` is for tables that read topics; follow this one by a process without it"));
         }
+        home.table.describe(&prepared.spec).await?;
         let records = options.run.max_records.or(prepared.max_records);
         let trigger = options.trigger.or(prepared.trigger).unwrap_or(TRIGGER);
         let following = Following { trigger, limits: Limits { records, ..Limits::default() } };
@@ -115,11 +120,26 @@ impl Engine {
         let prepared = self.prepared(statement, target, Some(&home.log), over).await?;
         let Some(prepared) = prepared else { return Ok(None) };
         require_stream(target, &prepared)?;
-        home.recover(&prepared, target).await?;
+        self.recover(&home, &prepared, target).await?;
         if !over {
             self.compare(statement, target, &home, &prepared).await?;
         }
         Ok(Some((home, prepared)))
+    }
+
+    /// Gives the tables of a target what its log says they have.
+    async fn recover(&self, home: &Home, prepared: &Prepared, target: &CreateTarget) -> Result<()> {
+        let spec = quarantine::spec(&target.name.value);
+        let meant = home.log.last().and_then(|entry| entry.quarantine_name.as_ref());
+        let (name, quarantine) = match meant.filter(|name| **name != prepared.quarantine) {
+            // It is put where it was meant to be, whatever the statement says now; not where another table has come meanwhile.
+            Some(meant) => match self.catalog.table(meant).await? {
+                table if is_quarantine(&table).await => (meant, table),
+                _ => (&prepared.quarantine, Arc::clone(&home.quarantine)),
+            },
+            None => (&prepared.quarantine, Arc::clone(&home.quarantine)),
+        };
+        stream::recover(&home.log, &home.table, &prepared.spec, (&quarantine, name), &spec).await
     }
 
     /// Computes a materialized view anew if anything that it reads has changed.
@@ -132,14 +152,20 @@ impl Engine {
     ) -> Result<()> {
         let home = self.home(target, None).await?;
         let Some(prepared) = self.prepared(statement, target, None, over).await? else { return Ok(()) };
+        refuse_stream(target)?;
+        let _lease = Lease::share(&report.location, &report.table)?;
+        // What cannot be reached at all is said at once; what was reached is tried again.
+        let mut inputs = Some(fingerprints(&prepared.readings).await?);
         let (mut home, mut tries, mut pauses) = (Some(home), 0, Pauses::default());
         loop {
-            let home = match home.take() {
-                Some(home) => home,
-                None => self.home(target, None).await?,
+            let result = async {
+                let (home, inputs) = match (home.take(), inputs.take()) {
+                    (Some(home), Some(inputs)) => (home, inputs),
+                    _ => (self.home(target, None).await?, fingerprints(&prepared.readings).await?),
+                };
+                self.refresh_prepared(statement, target, (home, &prepared, &inputs), over, report).await
             };
-            let result = self.refresh_prepared(statement, target, (home, &prepared), over, report).await;
-            let Err(error) = result else { return Ok(()) };
+            let Err(error) = result.await else { return Ok(()) };
             tries += 1;
             if !error.is_passing() || tries > RUN_TRIES || self.stop.pause(pauses.longer()).await {
                 return Err(error);
@@ -148,31 +174,30 @@ impl Engine {
         }
     }
 
-    /// The same for a view that is planned; answers what its inputs are now.
+    /// The same for a view that is planned, and whose inputs are known.
     pub(super) async fn refresh_prepared(
         &self,
         statement: &Statement,
         target: &CreateTarget,
-        (home, prepared): (Home, &Prepared),
+        (home, prepared, inputs): (Home, &Prepared, &Inputs),
         over: bool,
         report: &mut TableReport,
-    ) -> Result<BTreeMap<String, SourceEntry>> {
-        refuse_stream(target)?;
-        home.recover(prepared, target).await?;
-        let inputs = fingerprints(&prepared.readings).await?;
+    ) -> Result<()> {
+        self.recover(&home, prepared, target).await?;
         report.version = home.table.version().await;
         let fingerprint = self.fingerprint(statement);
-        let same = home.log.last().is_some_and(|entry| entry.sources == inputs && entry.fingerprint == fingerprint);
+        let same = home.log.last().is_some_and(|entry| entry.sources == *inputs && entry.fingerprint == fingerprint);
         if same && !over && !is_volatile(&prepared.plan) {
-            return Ok(inputs);
+            home.table.describe(&prepared.spec).await?;
+            report.version = home.table.version().await;
+            return Ok(());
         }
         let planner = self.planner(statement, target, prepared, false);
         let mut query = self.query(statement, target, home, prepared, &planner);
         for table in prepared.readings.tables.values() {
             query.table_rows += table.rows().await?;
         }
-        query.refresh(inputs.clone(), report).await?;
-        Ok(inputs)
+        query.refresh(inputs.clone(), report).await
     }
 
     /// Opens what belongs to a target.
@@ -197,8 +222,22 @@ impl Engine {
             // Another instance may have made it after it was opened here.
             table.refresh().await?;
         }
-        let quarantine = self.catalog.table(&quarantine_name(target)?).await?;
+        let quarantine = self.quarantine(target, &self.quarantine_name(target)?).await?;
         Ok(Home { table, quarantine, log })
+    }
+
+    /// Opens a quarantine.
+    ///
+    /// # Errors
+    /// A table lies there that is none.
+    async fn quarantine(&self, target: &CreateTarget, name: &str) -> Result<Arc<Table>> {
+        let table = self.catalog.table(name).await?;
+        if !is_quarantine(&table).await {
+            return Err(Error::conflict(format!("table `{}` exists and is no quarantine", table.location()))
+                .at(target.name.place.clone())
+                .hint("give `pinsql.quarantine` a name that nothing else has"));
+        }
+        Ok(table)
     }
 
     /// How many instances share a target is fixed by the first of them. Answers whether any of them has begun.
@@ -227,7 +266,7 @@ impl Engine {
         let last = there.saturating_sub(1);
         Err(Error::conflict(format!("`{name}` is shared by {there} instances"))
             .at(target.name.place.clone())
-            .hint(format!("start each of them with its slot, `--slot 0/{there}` to `--slot {last}/{there}`")))
+            .hint(format!("start each of them with its slot, `--slot 0/{there}` to `--slot {last}/{there}`; for another number, DROP TABLE first")))
     }
 
     async fn prepared(
@@ -295,6 +334,7 @@ impl Engine {
                 source: name,
             },
             quarantine: home.quarantine,
+            quarantine_name: prepared.quarantine.clone(),
             quarantine_spec: quarantine::spec(&target.name.value),
             log: home.log,
             streams: streams
@@ -315,7 +355,21 @@ impl Engine {
         }
     }
 
-    /// What the query gives must fit the table that is there; an edited query counts from now on.
+    pub(super) fn is_same_query(&self, statement: &Statement, home: &Home) -> bool {
+        home.log.last().is_none_or(|entry| entry.fingerprint == self.fingerprint(statement))
+    }
+
+    /// Whether a target's query is the one that filled its table until now; None where that cannot be said yet.
+    ///
+    /// # Errors
+    /// It does not fit the table.
+    pub(super) async fn fits(&self, statement: &Statement, target: &CreateTarget, home: &Home) -> Result<Option<bool>> {
+        let Some(prepared) = self.prepared(statement, target, Some(&home.log), false).await? else { return Ok(None) };
+        self.refuse_other_columns(target, home, &prepared).await?;
+        Ok(Some(self.is_same_query(statement, home)))
+    }
+
+    /// An edited query counts from now on.
     async fn compare(
         &self,
         statement: &Statement,
@@ -323,6 +377,19 @@ impl Engine {
         home: &Home,
         prepared: &Prepared,
     ) -> Result<()> {
+        self.refuse_other_columns(target, home, prepared).await?;
+        if !self.is_same_query(statement, home) {
+            let name = &target.name;
+            let message = format!(
+                "the query of `{name}` was changed: it counts from now on, rows that are there stay (`--full-refresh={name}` rebuilds them)"
+            );
+            self.reporter.notice(&message, Some(&name.place));
+        }
+        Ok(())
+    }
+
+    /// What the query gives must fit the table that is there.
+    async fn refuse_other_columns(&self, target: &CreateTarget, home: &Home, prepared: &Prepared) -> Result<()> {
         let Some(there) = home.table.schema().await else { return Ok(()) };
         let name = &target.name;
         let differs = difference(&there, &prepared.spec.schema);
@@ -338,14 +405,13 @@ impl Engine {
                 .at(name.place.clone())
                 .hint(format!("restore PARTITIONED BY, or rebuild the table with `--full-refresh={name}`")));
         }
-        if home.log.last().is_some_and(|entry| entry.fingerprint != self.fingerprint(statement)) {
-            let message = format!(
-                "the query of `{name}` was changed: it counts from now on, rows that are there stay (`--full-refresh={name}` rebuilds them)"
-            );
-            self.reporter.notice(&message, Some(&name.place));
-        }
         Ok(())
     }
+}
+
+/// Whether a table is a quarantine, or may become one.
+async fn is_quarantine(table: &Table) -> bool {
+    table.schema().await.is_none_or(|there| there == *quarantine::SCHEMA)
 }
 
 /// Where the log of a query lies; each of several instances has its own.
@@ -418,8 +484,8 @@ fn partitions(leaf: &Arc<dyn TableProvider>) -> usize {
 }
 
 /// What a view's inputs are now. A view is computed anew when this, or its text, differs from what its log says.
-pub(super) async fn fingerprints(readings: &Readings) -> Result<BTreeMap<String, SourceEntry>> {
-    let mut inputs = BTreeMap::new();
+pub(super) async fn fingerprints(readings: &Readings) -> Result<Inputs> {
+    let mut inputs = Inputs::new();
     for reading in &readings.sources {
         let committed = reading.source.fingerprint().await?;
         inputs.insert(reading.key.clone(), SourceEntry { committed, columns: None });

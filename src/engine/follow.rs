@@ -14,10 +14,10 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 
-use super::fill::{TRIGGER, fingerprints};
+use super::fill::{Inputs, TRIGGER, fingerprints};
 use super::graph::Step;
 use super::lease::Lease;
-use super::prepare::Preparation;
+use super::prepare::{Preparation, refuse_stream};
 use super::{Engine, FullRefresh, RunOptions, left_out, worst};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
@@ -29,6 +29,12 @@ use crate::stream::Pauses;
 
 /// How often something is looked for that is not there yet.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a target has for its last step once the end is asked for. What it had not committed the next start does again.
+const GRACE: Duration = Duration::from_millis(3500);
+/// How long background work has after that.
+const LAST_WORK: Duration = Duration::from_millis(800);
+/// From one computing to the next of a view that is never known to be up to date: `now()`, or a stream of Kinesis.
+const UNWATCHED: Duration = Duration::from_secs(60);
 /// Computing a view, or finding out whether it has to be, may take one part in this many of the time.
 const VIEW_SHARE: u64 = 4;
 
@@ -57,7 +63,8 @@ impl Engine {
                 Some(Arc::new(error))
             }
         };
-        self.settle().await;
+        // A checkpoint that is not ready is made up for by the next one.
+        let _ = tokio::time::timeout(LAST_WORK, self.settle()).await;
         self.summary("stream", watch, tables, error)
     }
 
@@ -126,7 +133,11 @@ impl Engine {
         let statement = &step.statement;
         let name = target_of(&statement.kind).map(|target| target.name.value.clone()).unwrap_or_default();
         let mut report = self.blank_report(&name).await;
-        match self.follow_awaited(statement, awaited, task, &mut report).await {
+        let followed = tokio::select! {
+            followed = self.follow_awaited(statement, awaited, task, &mut report) => followed,
+            () = self.overdue() => Ok(()),
+        };
+        match followed {
             Ok(()) => self.reporter.condition(&name, &Condition::Stopped),
             Err(error) => {
                 let error = error.at(statement.place.clone());
@@ -135,6 +146,12 @@ impl Engine {
             }
         }
         report
+    }
+
+    /// Comes back some time after the end was asked for.
+    async fn overdue(&self) {
+        self.stop.stopped().await;
+        tokio::time::sleep(GRACE).await;
     }
 
     /// Waits for the tables that it reads, and follows it.
@@ -208,10 +225,10 @@ impl Engine {
     ) -> Result<()> {
         let mut pauses = Pauses::default();
         let mut seen = None;
-        let trigger = options.trigger.unwrap_or(TRIGGER);
         while !self.stop.is_stopped() {
             let watch = Stopwatch::start();
             let result = self.view_epoch(statement, target, &mut over, &mut seen, report).await;
+            let trigger = options.trigger.or_else(|| seen.as_ref().map(|seen| seen.trigger)).unwrap_or(TRIGGER);
             let mut pause = trigger.max(Duration::from_millis(watch.elapsed_ms() * VIEW_SHARE));
             match result {
                 Ok(()) => pauses = Pauses::default(),
@@ -242,14 +259,18 @@ impl Engine {
             return Ok(());
         }
         let Preparation::Ready(prepared) = self.prepare(statement, target, &|_| None).await? else { return Ok(()) };
+        refuse_stream(target)?;
         let home = self.home(target, None).await?;
         let over = std::mem::take(over);
-        let inputs = self.refresh_prepared(statement, target, (home, &prepared), over, report).await?;
+        let inputs = fingerprints(&prepared.readings).await?;
+        self.refresh_prepared(statement, target, (home, &prepared, &inputs), over, report).await?;
         if seen.is_none() {
             self.reporter.condition(&report.table, &Condition::Running);
         }
         let volatile = super::fill::is_volatile(&prepared.plan);
-        *seen = Some(Seen { readings: prepared.readings, inputs, volatile });
+        let is_watched = !volatile && prepared.readings.sources.iter().all(|reading| reading.source.is_watchable());
+        let trigger = prepared.trigger.unwrap_or(if is_watched { TRIGGER } else { UNWATCHED });
+        *seen = Some(Seen { readings: prepared.readings, inputs, volatile, trigger });
         Ok(())
     }
 }
@@ -266,6 +287,8 @@ pub(super) struct Task<'a> {
 /// What a view was computed from.
 struct Seen {
     readings: crate::sql::catalog::Readings,
-    inputs: std::collections::BTreeMap<String, crate::log::SourceEntry>,
+    inputs: Inputs,
     volatile: bool,
+    /// From one look to the next, where the command line says nothing else.
+    trigger: Duration,
 }

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result, nearest};
 use crate::project::{Invocation, Project};
 use crate::report::{Reporter, Status, Summary, TableReport};
 use crate::source::Limits;
-use crate::sql::catalog::{Catalog, Leaves, Over, target_of};
+use crate::sql::catalog::{Catalog, Leaves, Over, name_of, target_of};
 use crate::sql::query::{Query, RelationTarget};
 use crate::sql::session::Session;
 use crate::sql::statement::{CreateTarget, Kind, Statement};
@@ -213,6 +213,10 @@ impl Engine {
     }
 
     fn selected_steps(&self, options: &RunOptions) -> Result<Vec<Step>> {
+        if self.project.files.is_empty() {
+            return Err(Error::config("there is no .sql file here, and none of a pinsql.toml")
+                .hint("name a .sql file or a folder of them, or go to the project's folder"));
+        }
         let statements: Vec<Arc<Statement>> =
             self.project.files.iter().filter(|file| file.selected).flat_map(|file| file.statements.clone()).collect();
         let names: Vec<&str> = statements
@@ -288,6 +292,15 @@ impl Engine {
         Ok(true)
     }
 
+    /// Says once which clauses of a target mean nothing here.
+    pub(super) async fn say_ignored(&self, target: &CreateTarget) {
+        for notice in &target.notices {
+            if self.said.lock().await.insert(format!("{} {}", notice.place, notice.message)) {
+                self.reporter.notice(&notice.message, Some(&notice.place));
+            }
+        }
+    }
+
     /// While checking: those that read a target see the columns that it will have.
     fn promise(&mut self, statement: &Statement, target: &CreateTarget, prepared: &Prepared) -> Result<()> {
         match &statement.kind {
@@ -317,7 +330,9 @@ impl Engine {
 
     async fn blank_report(&self, name: &str) -> TableReport {
         let location = self.catalog.location(name).await.map(|location| location.to_string()).unwrap_or_default();
-        TableReport { table: name.to_owned(), location, lost: Some(0), ..TableReport::default() }
+        let target = self.catalog.declaration(name).and_then(|statement| target_of(&statement.kind));
+        let quarantine = target.and_then(|target| self.quarantine_name(target).ok()).unwrap_or_default();
+        TableReport { table: name.to_owned(), location, quarantine, lost: Some(0), ..TableReport::default() }
     }
 
     /// Parses, resolves and types everything that is selected; reads no record and writes nothing.
@@ -370,14 +385,18 @@ impl Engine {
     /// What a run would do.
     pub async fn plan(&mut self) -> Summary {
         let watch = Stopwatch::start();
-        let error = self.plan_all().await.err().map(Arc::new);
-        self.summary("plan", watch, Vec::new(), error)
+        let mut tables = Vec::new();
+        let error = match self.plan_all(&mut tables).await {
+            Ok(()) => worst(&tables),
+            Err(error) => Some(Arc::new(error)),
+        };
+        self.summary("plan", watch, tables, error)
     }
 
-    async fn plan_all(&mut self) -> Result<()> {
+    async fn plan_all(&mut self, tables: &mut Vec<TableReport>) -> Result<()> {
         let steps = self.selected_steps(&RunOptions::default())?;
         self.refuse_wrong_text(&steps).await?;
-        self.show_plan(&steps).await
+        self.show_plan(&steps, tables).await
     }
 
     /// Runs the statements of a text one after another; all are parsed before any runs, the first that fails ends it.
@@ -394,9 +413,28 @@ impl Engine {
     }
 
     async fn execute_one(&mut self, statement: &Arc<Statement>) -> Result<()> {
-        self.catalog.declare(statement, true)?;
+        let name = name_of(&statement.kind).map(|name| name.value.clone());
+        let before = name.as_ref().and_then(|name| self.catalog.declaration(name)).cloned();
+        let is_read_alone = matches!(statement.kind, Kind::View(_) | Kind::Source(_));
+        let statement = &self.catalog.declare(statement, true)?;
+        let result = self.carry_out(statement, before.as_ref()).await;
+        if let (Err(_), Some(name), true) = (&result, name, is_read_alone) {
+            // A view that cannot be read must not keep a better one of its name away.
+            self.catalog.restore(&name, before);
+        }
+        result
+    }
+
+    async fn carry_out(&mut self, statement: &Arc<Statement>, before: Option<&Arc<Statement>>) -> Result<()> {
         let limits = Limits::default();
         let Some(target) = target_of(&statement.kind) else { return self.once(statement, limits).await };
+        let is_another = before.is_some_and(|before| before.source_text() != statement.source_text());
+        if target.if_not_exists && is_another && self.catalog.table(&target.name.value).await?.version().await.is_some()
+        {
+            self.catalog.restore(&target.name.value, before.cloned());
+            self.reporter.notice(&format!("`{}` exists, and stays as it is", target.name), Some(&target.name.place));
+            return Ok(());
+        }
         let mut report = self.blank_report(&target.name.value).await;
         let result = self.fill(statement, false, limits, &mut report).await;
         self.built(report, result)

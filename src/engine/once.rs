@@ -18,14 +18,16 @@ use uuid::Uuid;
 use super::Engine;
 use super::fill::log_folder;
 use super::prepare::{Preparation, named_columns, refuse_stream};
-use crate::delta::{Add, Change, Commit, Spec, Table, schema};
+use crate::delta::{Add, Change, Commit, Properties, Spec, Table, schema};
 use crate::error::{Error, Result};
 use crate::log::EpochLog;
+use crate::options::Options;
 use crate::report::TableReport;
 use crate::source::{Limits, Tap};
-use crate::sql::catalog::{Leaves, Readings, target_of};
+use crate::sql::catalog::{Leaves, Readings, converted, target_of};
 use crate::sql::query::Query;
 use crate::sql::statement::{CreateTarget, Insert, Kind, Statement};
+use crate::store::Location;
 use crate::stream::expect::Rule;
 use crate::stream::write::{Target, Written, plan_error, write};
 use crate::stream::{Planned, compact};
@@ -149,23 +151,10 @@ impl Engine {
     ) -> Result<()> {
         let name = &target.name;
         let table = self.catalog.table(&name.value).await?;
-        let log = EpochLog::open(log_folder(&table, &name.value, None)).await?;
-        if log.last().is_some() {
-            return Err(Error::conflict(format!(
-                "table `{name}` is filled by a streaming table or a materialized view"
-            ))
-            .at(name.place.clone())
-            .hint(format!("DROP TABLE {name} first, or choose another name")));
-        }
         let exists = table.version().await.is_some();
-        if exists && target.if_not_exists {
+        if !is_to_be_made(&table, target).await? {
             report.version = table.version().await;
             return Ok(());
-        }
-        if exists && !target.or_replace {
-            return Err(Error::world(format!("table `{name}` exists already"))
-                .at(name.place.clone())
-                .hint("say CREATE OR REPLACE TABLE, or INSERT INTO to add to it"));
         }
         refuse_stream(target)?;
         let Preparation::Ready(prepared) = self.prepare(statement, target, &|_| None).await? else {
@@ -185,9 +174,8 @@ impl Engine {
     async fn insert(&mut self, insert: &Insert, statement: &Statement) -> Result<()> {
         let name = &insert.target;
         let table = self.catalog.table(&name.value).await?;
-        let log = EpochLog::open(log_folder(&table, &name.value, None)).await?;
         self.refuse_insert(insert)?;
-        if log.last().is_some() {
+        if is_filled(&table, &name.value).await? {
             return Err(filled_by_its_query(insert));
         }
         let Some(spec) = table.spec().await? else {
@@ -256,7 +244,10 @@ impl Engine {
     /// Merges a table's small files. Rows stay as they are, and readers of the stream see nothing of it.
     pub(super) async fn optimize(&mut self, name: &crate::sql::text::Name) -> Result<()> {
         let table = self.existing(name).await?;
-        let Some(spec) = table.spec().await? else { return Ok(()) };
+        let Some(mut spec) = table.spec().await? else { return Ok(()) };
+        if let Some(said) = self.target_file_bytes(&name.value)? {
+            spec.properties.target_file_bytes = said;
+        }
         let target_bytes = spec.properties.target_file_bytes;
         let (live, version) = (table.live().await?, table.version().await.unwrap_or_default());
         let small: Vec<_> =
@@ -274,6 +265,14 @@ impl Engine {
         let merged = compact::merge(Arc::clone(&table), spec, planned, small, version).await?;
         self.reporter.notice(&format!("`{name}`: {before} files became {}", merged.len()), None);
         Ok(())
+    }
+
+    /// What the statement that fills a table says about the size of its files.
+    fn target_file_bytes(&self, name: &str) -> Result<Option<u64>> {
+        let declared = self.catalog.declaration(name).and_then(|statement| target_of(&statement.kind));
+        let Some(target) = declared else { return Ok(None) };
+        let mut options = Options::new(converted(&target.properties))?;
+        Ok(Some(Properties::take(&mut options)?.target_file_bytes))
     }
 
     /// A plan over the rows of some files.
@@ -332,6 +331,39 @@ fn fitted(plan: LogicalPlan, insert: &Insert, spec: &Spec) -> Result<LogicalPlan
     LogicalPlanBuilder::from(plan).project(columns).and_then(LogicalPlanBuilder::build).map_err(plan_error)
 }
 
+/// Whether a query fills the table, by one instance or by several.
+async fn is_filled(table: &Table, name: &str) -> Result<bool> {
+    let folder = log_folder(table, name, None);
+    Ok(EpochLog::open(folder.clone()).await?.last().is_some() || !EpochLog::slots(&folder).await?.is_empty())
+}
+
+/// Whether CREATE TABLE AS has anything to do.
+///
+/// # Errors
+/// Something else fills the table, or it is there and not to be replaced.
+pub(super) async fn is_to_be_made(table: &Table, target: &CreateTarget) -> Result<bool> {
+    let name = &target.name;
+    if is_filled(table, &name.value).await? {
+        return Err(Error::conflict(format!("table `{name}` is filled by a streaming table or a materialized view"))
+            .at(name.place.clone())
+            .hint(format!("DROP TABLE {name} first, or choose another name")));
+    }
+    let exists = table.version().await.is_some();
+    if exists && !target.if_not_exists && !target.or_replace {
+        return Err(Error::world(format!("table `{name}` exists already"))
+            .at(name.place.clone())
+            .hint("say CREATE OR REPLACE TABLE, or INSERT INTO to add to it"));
+    }
+    Ok(!exists || !target.if_not_exists)
+}
+
+/// Whether a query has left anything where its table would be.
+pub(super) async fn has_traces(table: &Table, name: &str) -> Result<bool> {
+    let folder = log_folder(table, name, None);
+    let first = folder.store().list(Some(folder.path())).next().await.transpose();
+    first.map(|found| found.is_some()).map_err(|error| crate::store::failed(format!("cannot list `{folder}`"), error))
+}
+
 pub(super) fn planning(error: datafusion::error::DataFusionError, query: &Query, statement: &Statement) -> Error {
     crate::sql::explain(error, &statement.text, &query.place)
 }
@@ -365,9 +397,8 @@ impl Engine {
     }
 
     /// DROP TABLE: the table and its log go; its quarantine stays.
-    pub(super) async fn remove_files(&self, table: &Table) -> Result<()> {
-        let location = table.location();
-        let context = format!("cannot delete table `{location}`");
+    pub(super) async fn remove_files(&self, location: &Location) -> Result<()> {
+        let context = format!("cannot delete `{location}`");
         let all: Vec<_> = location
             .store()
             .list(Some(location.path()))

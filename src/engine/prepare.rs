@@ -16,11 +16,11 @@ use datafusion::optimizer::simplify_expressions::{ExprSimplifier, SimplifyContex
 
 use super::Engine;
 use crate::delta::{Properties, Spec, schema};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Place, Result, nearest};
 use crate::options::Options;
 use crate::source::{Limits, MetadataColumn, Opening, Tap, empty_leaf};
 use crate::sql::catalog::{Leaves, Reading, Readings, converted};
-use crate::sql::statement::{Action, Constraint, CreateTarget, Statement};
+use crate::sql::statement::{Action, Constraint, CreateTarget, Kind, Statement};
 use crate::sql::{explain_at, maintain};
 use crate::stream::expect::{self, Rule};
 
@@ -50,6 +50,7 @@ impl Engine {
         target: &CreateTarget,
         pinned: &(dyn Fn(&str) -> Option<String> + Sync),
     ) -> Result<Preparation> {
+        self.say_ignored(target).await;
         let readings = self.catalog.read(&target.query, &self.session, pinned).await?;
         if !readings.empty.is_empty() {
             return Ok(Preparation::NothingToInfer(readings.empty));
@@ -62,8 +63,11 @@ impl Engine {
         let mut options = Options::new(converted(&target.properties))?;
         let properties = Properties::take(&mut options)?;
         let max_records = options.take_count("pinsql.max_records")?;
-        let quarantine =
-            options.take("pinsql.quarantine").map_or_else(|| format!("{}_quarantine", target.name), |pair| pair.value);
+        options.take("pinsql.quarantine");
+        let quarantine = match &statement.kind {
+            Kind::TableAs(_) => String::new(),
+            _ => self.quarantine_name(target)?,
+        };
         let trigger = options.take_duration("pinsql.trigger")?;
         options.finish(&format!("table `{}`", target.name))?;
         let rules = rules(&context, target, &table_schema)?;
@@ -74,6 +78,29 @@ impl Engine {
             properties,
         };
         Ok(Preparation::Ready(Box::new(Prepared { readings, spec, rules, plan, quarantine, max_records, trigger })))
+    }
+
+    /// Where a target puts aside what is no row.
+    ///
+    /// # Errors
+    /// Something else has that name: rows of two kinds would lie in one table.
+    pub(super) fn quarantine_name(&self, target: &CreateTarget) -> Result<String> {
+        let (name, place) = said_quarantine(target)?;
+        let is_declared = name == target.name.value || self.catalog.declaration(&name).is_some();
+        let others = self.catalog.declarations().filter_map(|(_, statement)| match &statement.kind {
+            Kind::StreamingTable(other) | Kind::MaterializedView(other) => Some(other),
+            _ => None,
+        });
+        let others = others.filter(|other| other.name.value != target.name.value);
+        let shared = others.into_iter().find(|other| said_quarantine(other).is_ok_and(|(other, _)| other == name));
+        let why = match shared {
+            _ if is_declared => "it is declared".to_owned(),
+            Some(other) => format!("it is that of `{}`", other.name),
+            None => return Ok(name),
+        };
+        Err(Error::config(format!("`{name}` cannot be the quarantine of `{}`: {why}", target.name))
+            .at(place)
+            .hint("give `pinsql.quarantine` a name that nothing else has"))
     }
 
     /// Leaves to plan over: sources without rows, and the tables as they are.
@@ -215,9 +242,12 @@ fn partition_by(target: &CreateTarget, table: &SchemaRef) -> Result<Vec<String>>
     Ok(target.partitioned_by.iter().map(|name| name.value.clone()).collect())
 }
 
-pub(super) fn quarantine_name(target: &CreateTarget) -> Result<String> {
-    let mut options = Options::new(converted(&target.properties))?;
-    Ok(options.take("pinsql.quarantine").map_or_else(|| format!("{}_quarantine", target.name), |pair| pair.value))
+/// The quarantine that a target says, or that it has without saying so, and the place of that.
+fn said_quarantine(target: &CreateTarget) -> Result<(String, Place)> {
+    Ok(match Options::new(converted(&target.properties))?.take("pinsql.quarantine") {
+        Some(pair) => (pair.value, pair.value_place),
+        None => (format!("{}_quarantine", target.name), target.name.place.clone()),
+    })
 }
 
 /// A streaming table reads at least one stream, and does with it only what can be maintained.

@@ -21,13 +21,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use chrono::SecondsFormat;
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::Notify;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::live::Live;
 use self::progress::Progress;
 use self::table::ResultTable;
+use crate::clock;
 use crate::error::{Error, Place, Result};
 use crate::report::{Condition, EpochReport, Reporter, StatusSummary, Summary, TableReport};
 
@@ -45,13 +48,22 @@ pub struct Look {
     pub progress: bool,
     /// The causes of an error below it.
     pub causes: bool,
+    /// Lines on standard error are JSON, as those of the log.
+    pub json_log: bool,
 }
 
 impl Look {
     /// What the flags and the terminal allow.
     pub fn of_terminal(json: bool, quiet: bool, causes: bool) -> Self {
         let is_terminal = io::stderr().is_terminal();
-        Self { json, quiet, colors: is_terminal && may_color(), progress: is_terminal && !quiet && !json, causes }
+        Self {
+            json,
+            quiet,
+            colors: is_terminal && may_color(),
+            progress: is_terminal && !quiet && !json,
+            causes,
+            json_log: false,
+        }
     }
 }
 
@@ -114,8 +126,19 @@ impl Output {
     /// Shows a line on standard error, unless only errors are wanted.
     pub fn line(&self, text: &str) {
         if !self.look.quiet {
-            self.message(&format!("{text}\n"));
+            self.log("INFO", text);
         }
+    }
+
+    /// Shows a line on standard error, in the form of the log's lines where that is JSON.
+    fn log(&self, level: &str, text: &str) {
+        if !self.look.json_log {
+            return self.message(&format!("{text}\n"));
+        }
+        let at = clock::system().now().to_rfc3339_opts(SecondsFormat::Micros, true);
+        let fields = json!({ "message": text });
+        let line = json!({ "timestamp": at, "level": level, "fields": fields, "target": "pinsql" });
+        self.message(&format!("{line}\n"));
     }
 
     /// Writes text to standard output as it is: `--help` and `--version`.
@@ -307,14 +330,22 @@ impl Reporter for Output {
     }
 
     fn notice(&self, message: &str, place: Option<&Place>) {
-        if !self.look.quiet {
+        if self.look.json_log {
+            self.line(&place.map_or_else(|| message.to_owned(), |place| format!("{place}: {message}")));
+        } else if !self.look.quiet {
             self.message(&render::notice(message, place, self.look.colors));
         }
     }
 
     fn condition(&self, table: &str, condition: &Condition<'_>) {
         locked(&self.live).condition(table, condition);
-        self.line(&summary::condition(table, condition));
+        let line = summary::condition(table, condition);
+        match condition {
+            // The others go on, perhaps for weeks: this is an error now.
+            Condition::Failed(_) => self.log("ERROR", &line),
+            Condition::Waiting { .. } if !self.look.quiet => self.log("WARN", &line),
+            _ => self.line(&line),
+        }
     }
 
     fn progress(&self, table: &str, read: u64) {

@@ -98,7 +98,11 @@ fn counts(table: &TableReport) -> String {
         ("lost", table.lost.unwrap_or(0)),
     ];
     let counts = counts.iter().filter(|(_, count)| *count > 0);
-    counts.map(|(name, count)| format!("{name} {}", thousands(*count))).collect::<Vec<_>>().join(", ")
+    let mut words: Vec<String> = counts.map(|(name, count)| format!("{name} {}", thousands(*count))).collect();
+    if table.lost.is_none() {
+        words.push("lost an unknown number".to_owned());
+    }
+    words.join(", ")
 }
 
 /// What to do about a failure, which constraints were broken by rows that stayed, and where rows that were put aside are.
@@ -113,7 +117,7 @@ fn details(table: &TableReport) -> Vec<String> {
         lines.push(format!("{} {verb} constraint `{}` and stayed", counted(*count, "row"), shown_line(name)));
     }
     if table.quarantined > 0 {
-        lines.push(format!("see them: SELECT * FROM {}", quoted(&format!("{}_quarantine", table.table))));
+        lines.push(format!("see them: SELECT * FROM {}", quoted(&table.quarantine)));
     }
     lines
 }
@@ -177,14 +181,14 @@ pub fn total(summary: &Summary) -> Option<String> {
 
 /// The counts of all tables together.
 fn totals(tables: &[TableReport]) -> String {
-    let mut sum = TableReport::default();
+    let mut sum = TableReport { lost: Some(0), ..TableReport::default() };
     for table in tables {
         sum.written += table.written;
         sum.read += table.read;
         sum.dropped += table.dropped;
         sum.quarantined += table.quarantined;
         sum.late += table.late;
-        sum.lost = Some(sum.lost.unwrap_or(0) + table.lost.unwrap_or(0));
+        sum.lost = sum.lost.zip(table.lost).map(|(before, more)| before + more);
         sum.epochs += table.epochs;
     }
     if sum.epochs == 0 && sum.written == 0 {

@@ -154,6 +154,11 @@ pub trait Source: Debug + Send + Sync {
         false
     }
 
+    /// Whether [`Self::fingerprint`] can stay the same: where only reading tells whether anything has come, it never does.
+    fn is_watchable(&self) -> bool {
+        true
+    }
+
     /// What is there now, as a value that changes when anything comes, goes or is changed.
     async fn fingerprint(&self) -> Result<Committed>;
 

@@ -146,9 +146,12 @@ impl Catalog {
     ///
     /// # Errors
     /// The name is declared already. With `again`, as in a shell, the same text may be said twice, and OR REPLACE, IF NOT
-    /// EXISTS and OR REFRESH mean what they say.
-    pub fn declare(&mut self, statement: &Arc<Statement>, again: bool) -> Result<()> {
-        let Some((name, lenient)) = declared_name(&statement.kind) else { return Ok(()) };
+    /// EXISTS and OR REFRESH mean what they say. Answers the statement that counts.
+    pub fn declare(&mut self, statement: &Arc<Statement>, again: bool) -> Result<Arc<Statement>> {
+        let Some((name, lenient, keeps)) = declared_name(&statement.kind) else { return Ok(Arc::clone(statement)) };
+        if let Some(first) = self.declared.get(&name.value).filter(|_| again && keeps) {
+            return Ok(Arc::clone(first));
+        }
         if let Some(first) = self.declared.get(&name.value)
             && !(again && (lenient || first.source_text() == statement.source_text()))
         {
@@ -157,7 +160,7 @@ impl Catalog {
                 .hint("give one of the two another name"));
         }
         self.declared.insert(name.value.clone(), Arc::clone(statement));
-        Ok(())
+        Ok(Arc::clone(statement))
     }
 
     /// From now on nothing is read: tables have the columns that are promised, sources those that they declare.
@@ -175,6 +178,14 @@ impl Catalog {
     /// What is read is read again.
     pub fn end_check(&mut self) {
         self.promised = None;
+    }
+
+    /// Declares again what a statement had taken the place of, where that came to nothing.
+    pub fn restore(&mut self, name: &str, before: Option<Arc<Statement>>) {
+        match before {
+            Some(before) => self.declared.insert(name.to_owned(), before),
+            None => self.declared.remove(name),
+        };
     }
 
     /// Takes a declaration back.
@@ -540,7 +551,7 @@ pub fn key_of(relation: &Relation) -> String {
         RelationTarget::Named(name) => name.clone(),
         RelationTarget::Inline(inline) => {
             let named = |key: &str| inline.options.iter().find(|pair| pair.key.value.eq_ignore_ascii_case(key));
-            let path = ["path", "subscribe", "subscribePattern"].into_iter().find_map(named);
+            let path = ["path", "subscribe", "subscribePattern", "streamName", "streamARN"].into_iter().find_map(named);
             format!("{}({})", inline.function.name(), path.map_or("", |pair| pair.value.value.as_str()))
         }
     }
@@ -575,12 +586,19 @@ pub fn target_of(kind: &Kind) -> Option<&CreateTarget> {
     }
 }
 
-fn declared_name(kind: &Kind) -> Option<(&super::text::Name, bool)> {
+/// The name that a statement declares.
+pub fn name_of(kind: &Kind) -> Option<&super::text::Name> {
+    declared_name(kind).map(|(name, ..)| name)
+}
+
+/// What a statement declares; whether it may take the place of what is declared; whether that stays where it is.
+fn declared_name(kind: &Kind) -> Option<(&super::text::Name, bool, bool)> {
     match kind {
-        Kind::Source(create) => Some((&create.name, create.or_replace || create.if_not_exists)),
-        Kind::View(view) => Some((&view.name, view.or_replace || view.if_not_exists)),
-        Kind::TableAs(target) => Some((&target.name, true)),
-        Kind::StreamingTable(target) | Kind::MaterializedView(target) => Some((&target.name, true)),
+        Kind::Source(create) => Some((&create.name, create.or_replace, create.if_not_exists)),
+        Kind::View(view) => Some((&view.name, view.or_replace, view.if_not_exists)),
+        Kind::TableAs(target) | Kind::StreamingTable(target) | Kind::MaterializedView(target) => {
+            Some((&target.name, true, false))
+        }
         _ => None,
     }
 }

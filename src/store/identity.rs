@@ -78,9 +78,12 @@ impl Identity {
         if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
+        if let Some(region) = &self.region {
+            // Otherwise the chain would ask the machine's metadata service where it is.
+            loader = loader.region(Region::new(region.clone()));
+        }
         let config = loader.load().await;
-        let said = self.region.clone().map(Region::new);
-        let region = said.or_else(|| config.region().cloned()).ok_or_else(|| {
+        let region = config.region().cloned().ok_or_else(|| {
             Error::config(format!("the region of {} is not known", purpose.of))
                 .hint(format!("say `{}`, or set AWS_REGION", purpose.region_option))
         })?;

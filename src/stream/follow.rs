@@ -6,12 +6,14 @@
 //! memory. Nothing new means no epoch and no commit. What passes (a broker that is away, a store that is busy) is tried
 //! again for as long as it takes, with growing pauses; each time the query goes back to what its log says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::compact::Compactor;
 use super::stop::Stop;
 use super::{Cursors, FIRST_EPOCH, LONGEST_EPOCH, Query, next_inputs};
 use crate::clock::Stopwatch;
+use crate::delta::{Spec, Table};
 use crate::error::Result;
 use crate::report::{Condition, TableReport};
 use crate::source::Limits;
@@ -101,7 +103,7 @@ impl Query<'_> {
             }
         };
         let mut time = FIRST_EPOCH.max(following.trigger);
-        let mut compactor = self.compactor().await?;
+        let mut compactors = self.compactors().await?;
         while !stop.is_stopped() {
             let watch = Stopwatch::start();
             for cursor in cursors.values_mut() {
@@ -115,36 +117,52 @@ impl Query<'_> {
                 (behind, idle) = (done.counts.lag > 0, done.is_nothing);
                 self.tell(&done, watch.elapsed_ms(), report);
                 time = (time * 2).min(LONGEST_EPOCH.max(following.trigger));
-                if let Some(entry) = self.log.last().and_then(|entry| entry.table.as_ref()) {
-                    compactor.added(&entry.adds, &self.target.spec);
+                if let Some(entry) = self.log.last().filter(|_| !idle) {
+                    let named = [&entry.table, &entry.quarantine];
+                    for (((_, spec), compactor), named) in self.tables().into_iter().zip(&mut compactors).zip(named) {
+                        compactor.added(named.as_ref().map_or(&[], |named| &named.adds), spec);
+                    }
                 }
                 // Where nothing comes, nothing is committed, a merge neither.
-                self.tidy(&mut compactor).await;
+                self.tidy(&mut compactors).await;
             }
             if !behind {
                 let trigger = if idle { following.trigger.max(IDLE) } else { following.trigger };
                 await_trigger(&cursors, &Following { trigger, ..*following }, watch, stop).await;
             }
         }
-        compactor.settle().await;
+        for mut compactor in compactors {
+            compactor.settle().await;
+        }
         Ok(())
     }
 
+    /// What it fills: the table and its quarantine.
+    fn tables(&self) -> [(&Arc<Table>, &Spec); 2] {
+        [(&self.target.table, &self.target.spec), (&self.quarantine, &self.quarantine_spec)]
+    }
+
+    async fn compactors(&self) -> Result<[Compactor; 2]> {
+        let [table, quarantine] = self.tables();
+        Ok([self.compactor(table).await?, self.compactor(quarantine).await?])
+    }
+
     /// Knows the small files that are there. Of several instances the first one minds those of former processes.
-    async fn compactor(&self) -> Result<Compactor> {
+    async fn compactor(&self, (table, spec): (&Arc<Table>, &Spec)) -> Result<Compactor> {
         let mut compactor = Compactor::default();
         if self.share.is_none_or(|share| share.index == 0) {
-            compactor.added(&self.target.table.live().await?, &self.target.spec);
+            compactor.added(&table.live().await?, spec);
         }
         Ok(compactor)
     }
 
     /// Merges small files, and folds the log: what cannot be done now is done another time.
-    async fn tidy(&mut self, compactor: &mut Compactor) {
-        let (table, spec) = (&self.target.table, &self.target.spec);
-        if let Err(error) = compactor.tend(table, spec, self.planner).await {
-            tracing::warn!(table = %table.location(), %error, "small files were not merged; they are looked for again");
-            *compactor = self.compactor().await.unwrap_or_default();
+    async fn tidy(&mut self, compactors: &mut [Compactor; 2]) {
+        for ((table, spec), compactor) in self.tables().into_iter().zip(compactors) {
+            if let Err(error) = compactor.tend(table, spec, self.planner).await {
+                tracing::warn!(table = %table.location(), %error, "small files were not merged; they are looked for again");
+                *compactor = self.compactor((table, spec)).await.unwrap_or_default();
+            }
         }
         self.fold().await;
     }

@@ -85,6 +85,8 @@ pub struct Query<'a> {
     pub target: Target,
     /// Its quarantine.
     pub quarantine: Arc<Table>,
+    /// Its quarantine's name.
+    pub quarantine_name: String,
     /// What the quarantine is to be.
     pub quarantine_spec: Spec,
     /// Its log, recovered.
@@ -114,25 +116,42 @@ pub async fn recover(
     log: &EpochLog,
     table: &Table,
     spec: &Spec,
-    quarantine: &Table,
+    (quarantine, name): (&Table, &str),
     quarantine_spec: &Spec,
 ) -> Result<()> {
     let Some(entry) = log.last() else { return Ok(()) };
-    roll_forward(entry, entry.quarantine.as_ref(), quarantine, quarantine_spec).await?;
-    roll_forward(entry, entry.table.as_ref(), table, spec).await
+    if let Some(named) = &entry.quarantine
+        && entry.quarantine_name.as_deref().is_none_or(|meant| meant == name)
+        && is_due(entry, quarantine).await?
+        && is_there(named, quarantine).await?
+    {
+        commit(entry, named, quarantine, quarantine_spec).await?;
+    }
+    if let Some(named) = &entry.table
+        && is_due(entry, table).await?
+    {
+        commit(entry, named, table, spec).await?;
+    }
+    Ok(())
+}
+
+/// Whether the files are there that a quarantine is to be given: whoever has looked through one may drop it, and it must not
+/// come back with files that went with it.
+async fn is_there(named: &TableEntry, quarantine: &Table) -> Result<bool> {
+    let was_dropped = quarantine.version().await.is_none() && named.adds.is_empty();
+    Ok(!was_dropped && quarantine.holds(&named.adds).await?)
 }
 
 /// A table is due when its `txn` is less than the entry's epoch: a table without rows in an epoch is not committed.
-async fn roll_forward(entry: &Entry, named: Option<&TableEntry>, table: &Table, spec: &Spec) -> Result<()> {
-    let Some(named) = named else { return Ok(()) };
+async fn is_due(entry: &Entry, table: &Table) -> Result<bool> {
     if table.committed(&entry.query.app_id()).await?.is_some_and(|committed| committed >= entry.epoch) {
         if table.version().await.is_none() {
             // Another instance has made it after it was opened here.
             table.refresh().await?;
         }
-        return Ok(());
+        return Ok(false);
     }
-    commit(entry, named, table, spec).await.map(drop)
+    Ok(true)
 }
 
 async fn commit(entry: &Entry, named: &TableEntry, table: &Table, spec: &Spec) -> Result<u64> {
@@ -246,7 +265,8 @@ impl Query<'_> {
         self.target.table.refresh().await?;
         self.quarantine.refresh().await?;
         self.log.reopen().await?;
-        recover(&self.log, &self.target.table, &self.target.spec, &self.quarantine, &self.quarantine_spec).await
+        let quarantine = (self.quarantine.as_ref(), self.quarantine_name.as_str());
+        recover(&self.log, &self.target.table, &self.target.spec, quarantine, &self.quarantine_spec).await
     }
 
     fn pinned(&self, cursors: &Cursors) -> Sources {
@@ -339,6 +359,7 @@ impl Query<'_> {
         let done = Done { counts, violations: gathered.written.violations, ..Done::default() };
         let table = TableEntry { adds: gathered.written.adds, rows: gathered.written.rows, replace: true };
         let (adds, rows) = gathered.quarantined;
+        self.quarantine.find_again().await?;
         let had_one = self.quarantine.version().await.is_some();
         let quarantine = (had_one || rows > 0).then_some(TableEntry { adds, rows, replace: true });
         let done = self.put(fingerprints, Some(table), quarantine, done).await?;
@@ -432,6 +453,7 @@ impl Query<'_> {
     async fn append(&mut self, entry: Entry) -> Result<()> {
         let entry = self.log.append(entry).await?.clone();
         if let Some(named) = &entry.quarantine {
+            self.quarantine.find_again().await?;
             self.roll(&entry, named, &self.quarantine, &self.quarantine_spec).await?;
         }
         if let Some(named) = &entry.table {
@@ -468,6 +490,7 @@ impl Query<'_> {
             attempt: Uuid::new_v4(),
             query: query.unwrap_or_else(|| Identity { id: Uuid::new_v4(), generation: 0 }),
             fingerprint: self.fingerprint.clone(),
+            quarantine_name: quarantine.is_some().then(|| self.quarantine_name.clone()),
             at: self.clock.now(),
             sources,
             table,
@@ -487,6 +510,11 @@ impl Query<'_> {
         report.dropped += dropped;
         report.quarantined += quarantined;
         report.lost = report.lost.zip(done.lost).map(|(before, more)| before + more);
+        if done.lost != Some(0) {
+            let count = done.lost.map_or_else(|| "an unknown number of".to_owned(), |lost| lost.to_string());
+            let message = format!("`{}` goes on without {count} records that its source no longer had", report.table);
+            self.reporter.notice(&message, None);
+        }
         report.version = done.version;
         for (name, count) in &done.violations {
             *report.expectations.entry(name.to_string()).or_default() += count;

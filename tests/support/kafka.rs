@@ -632,9 +632,10 @@ impl Kafka {
         self.create(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), settings);
     }
 
-    /// Creates a topic of one partition, which lies on these brokers; the first of them leads it.
-    pub fn create_topic_on(&self, topic: &str, brokers: &[i32], settings: &[(&str, &str)]) {
-        self.create(NewTopic::new(topic, 1, TopicReplication::Variable(&[brokers])), settings);
+    /// Creates a topic whose partitions lie on these brokers each; the first of them leads it.
+    pub fn create_topic_on(&self, topic: &str, brokers: &[&[i32]], settings: &[(&str, &str)]) {
+        let partitions = i32::try_from(brokers.len()).expect("a few");
+        self.create(NewTopic::new(topic, partitions, TopicReplication::Variable(brokers)), settings);
     }
 
     fn create(&self, start: NewTopic<'_>, settings: &[(&str, &str)]) {

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::client::{Client, Described, NotThere, Role, Wanted, Which};
+use super::client::{Client, NotThere, Role, Wanted, Which};
 use super::positions::{Held, Resume, Saved, SavedTopic, Start, resume};
 use super::stopped::{stalled, stopped_error};
+use super::survey::{Reading, Survey};
 use super::{Spec, chunk, no_topic};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
-use crate::source::feed::{Feed, Share, Slot, Stopped};
+use crate::source::feed::{Feed, Share, Stopped};
 use crate::source::pieces::{Pieces, PiecesInput, STALL_MS, Supplier};
 use crate::source::{Committed, Cursor, Finished, Input, Limits, Opening, own};
 
@@ -32,20 +33,12 @@ const FEED_BYTES: usize = 8 << 20;
 const EPOCH_BYTES: usize = 1 << 30;
 /// How often a following reading looks for new partitions and topics, and asks how much is waiting.
 const DISCOVERY_MS: u64 = 10_000;
+/// The same, while partitions wait for a leader.
+const ELECTION_MS: u64 = 1000;
 /// How long a client that several targets may share waits for them before it begins.
 const GATHERING: Duration = Duration::from_millis(200);
-/// How often, and after which pause, a topic that seems to be gone is looked for.
-const GONE_TRIES: u32 = 4;
-const GONE_PAUSE: Duration = Duration::from_secs(1);
 /// Records from which on an epoch is decoded by all cores.
 const MANY_RECORDS: i64 = 50_000;
-
-/// A partition that is read.
-#[derive(Debug, Clone)]
-struct Reading {
-    topic: Arc<str>,
-    partition: i32,
-}
 
 /// Topics that are being read.
 pub struct KafkaCursor {
@@ -67,6 +60,8 @@ pub struct KafkaCursor {
     next: Vec<i64>,
     /// By slot: the last stable offset that is known.
     ends: Vec<i64>,
+    /// Partitions that wait for a leader.
+    leaderless: Vec<Reading>,
     lost: Loss,
     discovered: Stopwatch,
     /// Whether positions have to be kept that no epoch has logged: where `latest` was.
@@ -86,19 +81,15 @@ impl Loss {
     }
 }
 
-/// What is there when a reading is opened.
-struct Survey {
-    topics: Vec<Described>,
-    readings: Vec<Reading>,
-    held: Vec<Held>,
-}
-
 impl KafkaCursor {
     /// Opens the topics of a source behind what is committed.
     pub async fn open(spec: Arc<Spec>, opening: &Opening<'_>) -> Result<Self> {
         let saved: Saved = opening.saved()?;
         let client = Arc::new(spec.client(Role::Asks, opening.query)?);
-        let survey = settled_survey(&spec, &client, &saved, opening.share).await?;
+        let first = opening.committed.is_none();
+        // Where it begins at the newest message, or at a time, none but the first survey knows what that is.
+        let waits = opening.follow && (!first || spec.start == Start::Earliest);
+        let survey = Survey::settled(&spec, &client, &saved, opening.share, waits).await?;
         let lanes = if opening.follow { cores().min(2) } else { cores() };
         let mut cursor = Self {
             fetcher: Arc::clone(&client),
@@ -106,19 +97,21 @@ impl KafkaCursor {
             feed: Arc::new(Feed::new(lanes, &[], FEED_BYTES)),
             follow: opening.follow,
             share: opening.share,
-            unpinned: opening.committed.is_none(),
+            unpinned: first,
             query: opening.query.to_owned(),
             saved,
             readings: Vec::new(),
             next: Vec::new(),
             ends: Vec::new(),
+            leaderless: Vec::new(),
             lost: Loss::default(),
             discovered: Stopwatch::start(),
             spec,
         };
         cursor.refuse_another(&survey)?;
         cursor.count_gone(&survey);
-        let wanted = cursor.adopt(survey, opening.committed.is_none()).await?;
+        cursor.note_leaderless(&survey);
+        let wanted = cursor.adopt(survey, first).await?;
         cursor.fetch(wanted, opening.query, opening.company).await?;
         Ok(cursor)
     }
@@ -143,21 +136,35 @@ impl KafkaCursor {
         Ok(())
     }
 
-    /// Topics that were read, are not found, and are not known to be gone. One that the source no longer names is not missed.
-    fn gone<'a>(spec: &Spec, saved: &'a Saved, survey: &Survey) -> impl Iterator<Item = &'a String> {
-        let names: BTreeSet<&str> = survey.topics.iter().map(|topic| topic.name.as_str()).collect();
-        let was_read = |known: &SavedTopic| !known.gone && known.next.iter().any(Option::is_some);
-        let known = saved.topics.iter().filter(move |(_, known)| was_read(known)).map(|(topic, _)| topic);
-        known.filter(move |topic| spec.names(topic) && !names.contains(topic.as_str()))
-    }
-
     /// What topics held that are gone is lost, and counted once. Their positions stay: should one come again, its id says
     /// whether it is the same.
     fn count_gone(&mut self, survey: &Survey) {
-        let gone: Vec<String> = Self::gone(&self.spec, &self.saved, survey).cloned().collect();
+        let gone: Vec<String> = survey.gone(&self.spec, &self.saved).into_iter().cloned().collect();
         self.lost.unknown |= !gone.is_empty();
         for topic in gone {
             self.saved.topics.entry(topic).or_default().gone = true;
+        }
+    }
+
+    /// Says once which partitions are not read for the time being.
+    fn note_leaderless(&mut self, survey: &Survey) {
+        if self.leaderless == survey.leaderless {
+            return;
+        }
+        match survey.leaderless.is_empty() {
+            true => tracing::info!("every partition has a leader again"),
+            false => {
+                let names: Vec<String> = survey.leaderless.iter().map(ToString::to_string).collect();
+                tracing::warn!("no broker leads {}: the others are read meanwhile", names.join(", "));
+            }
+        }
+        self.leaderless.clone_from(&survey.leaderless);
+        // An epoch must not wait for what nobody delivers: with a leader, what is there will be known again.
+        let fetched = self.feed.fetched();
+        for (slot, reading) in self.readings.iter().enumerate() {
+            if self.leaderless.contains(reading) {
+                self.ends[slot] = self.next[slot].max(fetched.get(slot).copied().unwrap_or_default());
+            }
         }
     }
 
@@ -271,16 +278,16 @@ impl KafkaCursor {
     /// New partitions, new topics, and how much is waiting.
     async fn discover(&mut self) -> Result<()> {
         self.discovered = Stopwatch::start();
-        let mut survey = survey(&self.spec, &self.client, &self.saved, self.share).await?;
+        let mut survey = Survey::new(&self.spec, &self.client, &self.saved, self.share, self.follow).await?;
         if let Some(topic) = self.misses(&survey) {
             // Opened again, the reading says what was lost, or counts it.
             return Err(made_anew(topic).passing());
         }
         self.refuse_another(&survey)?;
+        self.note_leaderless(&survey);
         let mut fresh = Vec::new();
         for (index, reading) in survey.readings.iter().enumerate() {
-            let known = |one: &Reading| one.topic == reading.topic && one.partition == reading.partition;
-            match self.readings.iter().position(known) {
+            match self.readings.iter().position(|one| one == reading) {
                 Some(slot) => self.ends[slot] = self.ends[slot].max(survey.held[index].end),
                 None => fresh.push(index),
             }
@@ -290,7 +297,7 @@ impl KafkaCursor {
         }
         survey.readings = fresh.iter().map(|index| survey.readings[*index].clone()).collect();
         survey.held = fresh.iter().map(|index| survey.held[*index]).collect();
-        tracing::info!(partitions = fresh.len(), "new partitions are read from their beginning");
+        tracing::info!(partitions = fresh.len(), "more partitions are read");
         let wanted = self.adopt(survey, false).await?;
         self.fetcher.fetch_too(wanted);
         Ok(())
@@ -356,12 +363,7 @@ impl KafkaCursor {
     }
 
     fn stopped(&self, why: &Stopped) -> Error {
-        let name = |slot: &Slot| {
-            self.readings
-                .get(*slot)
-                .map_or_else(String::new, |one| format!("partition {} of `{}`", one.partition, one.topic))
-        };
-        stopped_error(why, name)
+        stopped_error(why, |slot| self.readings.get(*slot).map_or_else(String::new, ToString::to_string))
     }
 }
 
@@ -394,44 +396,6 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Finds the topics of a source, their partitions, and what those hold.
-async fn survey(spec: &Spec, client: &Client, saved: &Saved, share: Option<crate::source::SlotOf>) -> Result<Survey> {
-    let topics = spec.topics(client, saved.topics.keys().map(String::as_str)).await?;
-    let mut readings = Vec::new();
-    for topic in &topics {
-        let name: Arc<str> = topic.name.as_str().into();
-        let ours = (0..topic.partitions).filter(|partition| share.is_none_or(|share| share.has(*partition)));
-        readings.extend(ours.map(|partition| Reading { topic: Arc::clone(&name), partition }));
-    }
-    let partitions: Vec<_> = readings.iter().map(|one| (one.topic.to_string(), one.partition)).collect();
-    let held = client.held(partitions).await?;
-    Ok(Survey { topics, readings, held })
-}
-
-/// A survey that says twice what it says of topics that are gone: a broker that has just come back knows less than there is.
-async fn settled_survey(
-    spec: &Spec,
-    client: &Client,
-    saved: &Saved,
-    share: Option<crate::source::SlotOf>,
-) -> Result<Survey> {
-    let mut tries = 0;
-    loop {
-        let found = survey(spec, client, saved, share).await?;
-        let Some(topic) = KafkaCursor::gone(spec, saved, &found).next() else { return Ok(found) };
-        tries += 1;
-        if tries < GONE_TRIES {
-            tokio::time::sleep(GONE_PAUSE).await;
-            continue;
-        }
-        if spec.fail_on_data_loss {
-            return Err(Error::data(format!("topic `{topic}` was deleted; what it held and was not read is lost"))
-                .hint("make it again, take it out of the source, or go on without it with failOnDataLoss=false"));
-        }
-        return Ok(found);
-    }
-}
-
 impl Drop for KafkaCursor {
     /// Whoever else shares the client does not wait for this one any more. A bounded reading may outlive its cursor.
     fn drop(&mut self) {
@@ -452,7 +416,8 @@ impl Cursor for KafkaCursor {
         if let Some(stopped) = self.feed.stopped() {
             return Err(self.stopped(&stopped));
         }
-        if self.discovered.elapsed_ms() >= DISCOVERY_MS || self.feed.is_crowded() {
+        let pause = if self.leaderless.is_empty() { DISCOVERY_MS } else { ELECTION_MS };
+        if self.discovered.elapsed_ms() >= pause || self.feed.is_crowded() {
             self.discover().await?;
         }
         for (end, fetched) in self.ends.iter_mut().zip(self.feed.fetched()) {

@@ -14,6 +14,7 @@ pub mod positions;
 pub mod properties;
 pub mod settings;
 mod stopped;
+pub mod survey;
 
 use std::collections::BTreeSet;
 use std::path::Path;

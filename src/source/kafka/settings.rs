@@ -46,20 +46,30 @@ const JAVA: [&str; 6] = [
 ];
 
 /// Names of Java's client that change nothing here.
-const JAVA_ONLY: [&str; 23] = [
+const JAVA_ONLY: [&str; 34] = [
     "auto.commit.interval.ms",
     "auto.include.jmx.reporter",
+    "buffer.memory",
     "default.api.timeout.ms",
     "exclude.internal.topics",
     "interceptor.classes",
     "internal.leave.group.on.close",
     "key.deserializer",
     "key.serializer",
+    "max.block.ms",
     "max.poll.records",
+    "max.request.size",
+    "metadata.max.idle.ms",
     "metric.reporters",
+    "partitioner.adaptive.partitioning.enable",
+    "partitioner.availability.timeout.ms",
+    "partitioner.class",
+    "partitioner.ignore.keys",
     "sasl.client.callback.handler.class",
     "security.providers",
     "socket.connection.setup.timeout.max.ms",
+    "ssl.allow.dn.changes",
+    "ssl.allow.san.changes",
     "ssl.enabled.protocols",
     "ssl.engine.factory.class",
     "ssl.keymanager.algorithm",
@@ -68,6 +78,7 @@ const JAVA_ONLY: [&str; 23] = [
     "ssl.secure.random.implementation",
     "ssl.trustmanager.algorithm",
     "value.deserializer",
+    "transaction.two.phase.commit.enable",
     "value.serializer",
     "sasl.login.callback.handler.class",
 ];

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::chunk::{Origin, metadata_type};
 use super::hub::{Hub, Subscriber, answers};
 use super::positions::{Described, HashRange, Mark, Place, Saved, SavedShard, Shard, Wanted};
-use super::{Spec, deleted, loss_hint, made_anew};
+use super::{Spec, deleted, loss_hint, made_anew, renamed};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::source::feed::{Feed, Share, Stopped};
@@ -141,9 +141,13 @@ impl KinesisCursor {
 
     /// What is to be read, and whether anything is lost.
     async fn wanted(&mut self, described: &Described, listed: &[Shard], first: bool, now: i64) -> Result<Wanted> {
-        let is_another = !first && self.saved.created != described.created;
+        let has_other_name = self.saved.stream != described.name;
+        let is_another = !first && (has_other_name || self.saved.created != described.created);
         if is_another && self.spec.fail_on_data_loss {
-            return Err(made_anew(&described.name));
+            return Err(match has_other_name {
+                true => renamed(&self.saved.stream, &described.name),
+                false => made_anew(&described.name),
+            });
         }
         if is_another || first {
             self.lost |= is_another;

@@ -205,6 +205,11 @@ fn loss_hint() -> &'static str {
     "rebuild the table with `--full-refresh`, or go on with what is left by failOnDataLoss=false"
 }
 
+fn renamed(before: &str, now: &str) -> Error {
+    Error::data(format!("the source reads stream `{now}`, and its positions are of `{before}`"))
+        .hint("restore the stream's name, rebuild the table with `--full-refresh`, or read the other stream from its start with failOnDataLoss=false")
+}
+
 fn made_anew(stream: &str) -> Error {
     Error::data(format!(
         "stream `{stream}` was deleted and made anew since it was read; what it held and was not read is lost"
@@ -322,6 +327,10 @@ impl Source for Kinesis {
 
     fn metadata(&self) -> Option<DataType> {
         Some(chunk::metadata_type())
+    }
+
+    fn is_watchable(&self) -> bool {
+        false
     }
 
     /// Whether anything new is in a stream nobody can say without reading it: so it is always another value.

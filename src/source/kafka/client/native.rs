@@ -210,6 +210,8 @@ pub struct Described {
     pub id: Option<String>,
     /// Its partitions are numbered from 0.
     pub partitions: i32,
+    /// Those that no broker leads now: none of their copies is alive, or an election is under way.
+    pub leaderless: Vec<i32>,
     /// Why it cannot be described.
     pub error: Option<(NotThere, String)>,
 }
@@ -329,12 +331,15 @@ unsafe fn described(topic: *const rd_kafka_TopicDescription_t) -> Described {
         let id = rd_kafka_TopicDescription_topic_id(topic);
         let has_id = !id.is_null()
             && (rd_kafka_Uuid_most_significant_bits(id) != 0 || rd_kafka_Uuid_least_significant_bits(id) != 0);
-        let mut partitions = 0;
-        rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+        let mut count = 0;
+        let first = rd_kafka_TopicDescription_partitions(topic, &raw mut count);
+        let partitions = (0..count).map(|index| *first.add(index));
+        let leaderless = partitions.filter(|one| rd_kafka_TopicPartitionInfo_leader(*one).is_null());
         Described {
             name: text_of(rd_kafka_TopicDescription_name(topic)),
             id: has_id.then(|| text_of(rd_kafka_Uuid_base64str(id))),
-            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+            partitions: i32::try_from(count).unwrap_or(i32::MAX),
+            leaderless: leaderless.map(|one| rd_kafka_TopicPartitionInfo_partition(one)).collect(),
             error: (code != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR)
                 .then(|| (not_there(code), text_of(rd_kafka_error_string(error)))),
         }
