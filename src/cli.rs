@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -27,6 +28,10 @@ use crate::source::SlotOf;
 
 /// How long a stream may take to end its epochs when it is asked to stop.
 const GRACE: Duration = Duration::from_millis(4700);
+/// The same for a step that does not even let itself be left.
+const LAST_GRACE: Duration = Duration::from_millis(4900);
+/// How long any other command may take to leave once it was told so twice.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// How `--skip-exit-code` is said without a number.
 const SKIPPED: &str = "99";
 
@@ -408,11 +413,17 @@ fn invocation(globals: &Globals) -> Invocation {
 async fn command(request: &Request, output: &Arc<Output>) -> u8 {
     let watch = Stopwatch::start();
     let name = request.action.name();
+    let is_over = Arc::new(AtomicBool::new(false));
+    force_the_end(request, Arc::clone(output), Arc::clone(&is_over), watch);
     let (summary, interruption) = match carry_out(request, output, watch).await {
         Ok(Ending { summary: Some(summary), interruption }) => (summary, interruption),
         Ok(Ending { summary: None, interruption }) => (stopped(name, watch), interruption),
         Err(error) => (failed(name, watch, error), None),
     };
+    if is_over.swap(true, Ordering::AcqRel) {
+        // The process is ended at this moment, and the summary is written.
+        std::future::pending::<()>().await;
+    }
     output.summary(&summary);
     let skip = match request.action {
         Action::Run(_, skip) => skip,
@@ -421,6 +432,40 @@ async fn command(request: &Request, output: &Arc<Output>) -> u8 {
     // A stream is stopped by a signal as a matter of course.
     let interruption = interruption.filter(|_| !matches!(request.action, Action::Stream(_)));
     exit_status(&summary, interruption, skip)
+}
+
+/// Ends the process where a step neither ends nor lets anything else happen, after the user has asked for the end: a join that
+/// explodes computes without ever looking up. A thread of its own hears the signals, as all others may be computing. It is
+/// what a crash would be, and costs as little.
+fn force_the_end(request: &Request, output: Arc<Output>, is_over: Arc<AtomicBool>, watch: Stopwatch) {
+    let name = request.action.name();
+    let is_stream = matches!(request.action, Action::Stream(_));
+    let force = async move {
+        let Ok(mut signals) = Signals::listen() else { return };
+        let first = signals.next().await;
+        if is_stream {
+            tokio::time::sleep(LAST_GRACE).await;
+        } else {
+            signals.next().await;
+            tokio::time::sleep(AT_ONCE).await;
+        }
+        if !is_over.swap(true, Ordering::AcqRel) {
+            let status = match (is_stream, output.has_failed()) {
+                (false, _) => first.exit_status(),
+                (true, has_failed) => u8::from(has_failed),
+            };
+            output.summary(&stopped(name, watch));
+            std::process::exit(status.into());
+        }
+    };
+    let thread = std::thread::Builder::new().name("end".to_owned()).spawn(move || {
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            runtime.block_on(force);
+        }
+    });
+    if let Err(error) = thread {
+        tracing::debug!(%error, "nothing ends a step that never ends");
+    }
 }
 
 /// How a command ended: without a summary where it was abandoned.

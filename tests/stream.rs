@@ -713,6 +713,25 @@ fn a_stream_that_is_stopped_in_a_long_step_tells_what_failed() {
     assert!(summary["tables"][0]["error"]["message"].as_str().unwrap().contains("large"), "{summary}");
 }
 
+/// A computation that never gives way does not keep whoever ends the process waiting.
+#[test]
+fn a_stream_that_computes_without_looking_up_is_left() {
+    let world = World::new();
+    world.write("in/a.json", "{\"id\":1}\n");
+    world.write(
+        "sql/t.sql",
+        "CREATE EXTERNAL TABLE s (id BIGINT) STORED AS JSON LOCATION 'in';
+         CREATE STREAMING TABLE strict (CONSTRAINT large EXPECT (id > 9) ON VIOLATION FAIL UPDATE) AS SELECT id FROM STREAM s;
+         CREATE MATERIALIZED VIEW endless AS
+           SELECT count(*) AS n FROM s CROSS JOIN generate_series(1, 9000000) a CROSS JOIN generate_series(1, 9000000) b;",
+    );
+    let mut stream = Process::start(&world, &["stream", "sql", "--json"], &[]);
+    stream.says("strict: failed");
+    stream.signal("TERM");
+    let (status, summary, complaint) = stream.end();
+    assert_eq!((status, &summary["status"]), (Some(1), &json!("stopped")), "{summary} {complaint}");
+}
+
 /// Whoever has looked through a quarantine drops it, and does not stop the stream for that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarantine_that_is_dropped_beside_its_stream_begins_anew() {

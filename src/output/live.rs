@@ -54,6 +54,11 @@ impl Live {
         };
     }
 
+    /// Whether any table has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.rows.values().any(|row| row.condition == "failed")
+    }
+
     /// An epoch is committed.
     pub(super) fn epoch(&mut self, report: &EpochReport) {
         let row = self.row(&report.table);

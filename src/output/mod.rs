@@ -177,6 +177,11 @@ impl Output {
         }
     }
 
+    /// Whether a table of a stream has failed.
+    pub fn has_failed(&self) -> bool {
+        locked(&self.live).has_failed()
+    }
+
     /// Shows how a stream is getting on: in place on a terminal, else in lines; `--json` and `-q` have no use for it.
     pub fn glance(&self) {
         for (table, line) in locked(&self.live).glance() {
